@@ -9,6 +9,7 @@ TgiError
 │   └── BackendError                a backend is missing, broken, or cannot run this model here
 ├── RequestError                    one request fails; the server continues
 │   ├── ValidationError             422 `validation`
+│   ├── ContextLengthError          400 `validation`
 │   ├── TemplateError               422 `template_error`
 │   ├── OverloadedError             429 `overloaded`
 │   ├── GenerationError             424 `generation`
@@ -17,10 +18,13 @@ TgiError
 │   ├── SuffixError                 422 `suffix not supported`
 │   ├── BatchSizeError              422 `batch size exceeded`
 │   ├── StatelessError              400 `invalid_request_error`
+│   ├── ModelNotFoundError          404 `model_not_found`
+│   ├── InternalError               500 `internal`
 │   ├── EmptyInstancesError         422 `Input validation error`
 │   ├── LengthMismatchError         422 `length mismatch`
 │   └── Utf8Error                   422 `utf8`
-├── RejectionError                  a body cannot be read as a request; the response is plain text
+├── RejectionError                  a body cannot be read as a request
+├── RouteError                      the key, the method or the path of a request is wrong
 ├── DisconnectError                 the client disconnected before the response was complete
 ├── StepError                       a step of the worker failed as a whole
 └── WrongStateError                 a worker method was called in the wrong state
@@ -37,6 +41,7 @@ from typing import ClassVar
 __all__ = [
     "BackendError",
     "ConfigError",
+    "ContextLengthError",
     "GenerationError",
     "IncompleteGenerationError",
     "ModelError",
@@ -57,8 +62,8 @@ class TgiError(Exception):
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, and `remedy` what the user can do. Both are printed on one line,
-    without a traceback.
+    `cause` states the problem, and `remedy` states what the user can do. Both texts are printed on
+    one line, without a traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
@@ -85,8 +90,9 @@ class RequestError(TgiError):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
+    code: ClassVar[str | None] = None  # OpenAI's code for the error
     # Seconds until the same request may succeed, sent as `Retry-After`. None: no such header.
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
 
     @property
     def text(self) -> str:
@@ -102,6 +108,16 @@ class ValidationError(RequestError):
     prefix = "Input validation error: "
 
 
+class ContextLengthError(RequestError):
+    """The prompt, or the prompt and the requested output, exceed the context length. TGI's own
+    routes raise `ValidationError` instead.
+    """
+
+    status = 400
+    error_type = "validation"
+    code = "context_length_exceeded"
+
+
 class TemplateError(RequestError):
     """The chat template is missing or rejects the messages."""
 
@@ -115,6 +131,7 @@ class OverloadedError(RequestError):
 
     status = 429
     error_type = "overloaded"
+    code = "rate_limit_exceeded"
     retry_after = 1
 
     def __init__(self, message: str = "Model is overloaded") -> None:
@@ -144,7 +161,7 @@ class UnhealthyError(RequestError):
 
     status = 503
     error_type = "healthcheck"
-    retry_after = 5  # a crashed engine is being restarted
 
-    def __init__(self, message: str = "unhealthy") -> None:
+    def __init__(self, message: str = "unhealthy", retry_after: int = 5) -> None:
         super().__init__(message)
+        self.retry_after = retry_after  # a crashed engine is being restarted

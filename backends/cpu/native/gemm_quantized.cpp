@@ -2,8 +2,9 @@
 //
 // With few rows, the codes are multiplied directly: the rows are converted to 16-bit integers, each
 // stored in two bytes, and byte products are exact. The scales of both sides turn a group's sum
-// into a float. With many rows, compute throughput is the limit, so a panel is unpacked to bf16
-// once for all of them.
+// into a float. Tiles of up to eight rows share the codes of a panel, which stay in the cache. The
+// result of a row does not depend on the other rows. With many rows, compute throughput is the
+// limit, so a panel is unpacked to bf16 once for all of them.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -16,7 +17,8 @@
 namespace tgi {
 namespace {
 
-constexpr int kMaxIntegerRows = 8;  // maximum rows for which the byte products are faster
+constexpr int kMaxIntegerRows = 24;  // maximum rows for which the byte products are faster
+constexpr int kTileRows = 8;         // rows whose sums fit into the registers
 
 // Distance in bytes from the multiplied data to the prefetched data. It is divided among the Z
 // streams that are read at once. With four streams and one or two rows, enough loads are in flight
@@ -108,17 +110,19 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
   }
 }
 
-// Multiplies M rows by panels [panel, panel_end). One or two rows wait for memory, so they read two
-// panels at once. Six rows or more fill the registers with half a panel.
+// Multiplies M rows, which are stored from row `first_row` of the output on, by panels [panel,
+// panel_end). With one or two rows the product is limited by memory, so two panels are read at
+// once. With six rows or more, the sums of half a panel fill the registers.
 template <int Bits, int M>
-void tile(const Output& out, const IntegerRows& rows, int64_t panel, int64_t panel_end) {
+void tile(const Output& out, const IntegerRows& rows, int64_t first_row, int64_t panel,
+          int64_t panel_end) {
   const QuantizedWeight& weight = *out.op.quantized;
   if constexpr (M <= 2) {
     for (; panel + 2 <= panel_end; panel += 2) {
       __m512 sums[M][4];
       multiply_groups<Bits, M, 4>(weight, rows, 2 * panel, 0, sums);
-      store_panel(out, 0, panel, 0, sums);
-      store_panel(out, 0, panel + 1, 2, sums);
+      store_panel(out, first_row, panel, 0, sums);
+      store_panel(out, first_row, panel + 1, 2, sums);
     }
   }
   for (; panel < panel_end; ++panel) {
@@ -129,16 +133,31 @@ void tile(const Output& out, const IntegerRows& rows, int64_t panel, int64_t pan
       multiply_groups<Bits, M, 1>(weight, rows, 2 * panel, 0, sums);
       multiply_groups<Bits, M, 1>(weight, rows, 2 * panel + 1, 1, sums);
     }
-    store_panel(out, 0, panel, 0, sums);
+    store_panel(out, first_row, panel, 0, sums);
   }
 }
 
-using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t);
+using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t, int64_t);
 template <int Bits>
-constexpr TileFunction kTiles[kMaxIntegerRows + 1] = {
+constexpr TileFunction kTiles[kTileRows + 1] = {
     nullptr,       tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>, tile<Bits, 4>,
     tile<Bits, 5>, tile<Bits, 6>, tile<Bits, 7>, tile<Bits, 8>,
 };
+
+// Multiplies `num_rows` rows by the panels of a share. All tiles of a panel are computed before the
+// next panel is read.
+void multiply_integers(const Output& out, const IntegerRows& rows, int64_t num_rows,
+                       const Share& share) {
+  const auto& tiles = out.op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
+  if (num_rows <= kTileRows) {
+    tiles[num_rows](out, rows, 0, share.panel, share.panel_end);
+    return;
+  }
+  for (int64_t panel = share.panel; panel < share.panel_end; ++panel)
+    for (int64_t row = 0; row < num_rows; row += kTileRows)
+      tiles[std::min<int64_t>(kTileRows, num_rows - row)](out, rows.from(row), row, panel,
+                                                          panel + 1);
+}
 
 }  // namespace
 
@@ -160,8 +179,7 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
   const Share part(Division(op, batch, num_threads), batch, share);
   if (batch.num_tokens <= kMaxIntegerRows) {
     const IntegerRows rows(scratch, *op.quantized, op.num_inputs, batch.num_tokens);
-    const auto& tiles = op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
-    tiles[batch.num_tokens](Output(op, nullptr, 0), rows, part.panel, part.panel_end);
+    multiply_integers(Output(op, nullptr, 0), rows, batch.num_tokens, part);
     return;
   }
   multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) {

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import final
 
+import msgspec
+
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
@@ -43,12 +45,13 @@ from tgi_torch.weights.weight_formats import (
     describe_quantization,
 )
 
-__all__ = ["CpuBackend"]
+__all__ = ["CpuBackend", "with_compute_dtype"]
 
 _NAME = "cpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = -100  # lower than the priority of every accelerator
 _SPIN_COUNT = "10000"  # about 20 us, the typical pause between two operations of one step
+_FLOAT32 = "float32"
 _STORED_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 
 
@@ -84,14 +87,10 @@ class CpuBackend:
         reasons = (*refused, *_refused_options(spec, config))
         if reasons:
             return Support("no", reasons)
-        path = Path(config.model_path)
+        config = with_compute_dtype(spec, config)
         quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
-        dtype = compute_dtype(config.dtype, _stored_dtype(path), quantization)
-        num_bytes = (
-            weights_bytes(spec, dtype, quantization)
-            if isinstance(spec, ModelSpec)
-            else _checkpoint_bytes(path, dtype)
-        )
+        dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), quantization)
+        num_bytes = _weights_bytes(spec, config, dtype)
         memory = (
             MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
@@ -128,16 +127,17 @@ class CpuBackend:
             if config.quantize is None
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
-        reason = unsupported_reason(config, load_library())
+        reason = unsupported_reason(with_compute_dtype(spec, config), load_library())
         if reason:
             return (
                 Implementation("layers", "torch operations", (("native kernels", reason),)),
                 *weights,
             )
+        stored = _stored_dtype(Path(config.model_path))
         weights = weights or (
             Implementation(
                 "weights",
-                "bfloat16 in 12 bits without loss",
+                native_weights_format(stored),
                 (("16 bits", "they take longer to read"),),
             ),
         )
@@ -157,7 +157,43 @@ class CpuBackend:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         from tgi_cpu.worker import create_worker  # noqa: PLC0415 - only the worker imports torch
 
-        return create_worker(config, reporter)
+        chosen = with_compute_dtype(config.spec, config)
+        if chosen.dtype != config.dtype:
+            reporter.log(
+                "the weights are converted to float32, because this processor has no instructions"
+                " for bfloat16; `--dtype bfloat16` needs half of the memory, but is slower"
+            )
+        return create_worker(chosen, reporter)
+
+
+def with_compute_dtype(spec: ModelSpec | GenericSpec, config: EngineConfig) -> EngineConfig:
+    """Return the configuration with the dtype float32 if no dtype was requested, bfloat16 would be
+    used, and float32 is faster on this processor.
+
+    If the weights need more than half of the memory in float32, the dtype stays bfloat16.
+    """
+    stored = _stored_dtype(Path(config.model_path))
+    is_chosen = config.dtype is None and (stored != _FLOAT32 or config.quantize in QUANTIZATIONS)
+    if not is_chosen or machine.has_bfloat16_products():
+        return config
+    if _weights_bytes(spec, config, _FLOAT32) > machine.total_memory() // 2:
+        return config
+    return msgspec.structs.replace(config, dtype=_FLOAT32)
+
+
+def _weights_bytes(spec: ModelSpec | GenericSpec, config: EngineConfig, dtype: str) -> int:
+    """Return the estimated number of bytes of the weights."""
+    if not isinstance(spec, ModelSpec):
+        return _checkpoint_bytes(Path(config.model_path), dtype)
+    quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+    return weights_bytes(spec, dtype, quantization)
+
+
+def native_weights_format(stored: str) -> str:
+    """Describe the format in which the native kernels store weights of the dtype `stored`."""
+    if stored == "bfloat16":
+        return "bfloat16 in 12 bits without loss"
+    return f"{stored} rounded to bfloat16, in 12 bits"
 
 
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
@@ -165,7 +201,7 @@ def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tup
         config, _NAME, dtypes=sorted(DTYPE_BYTES), quantize=QUANTIZATIONS, max_shards=1
     )
     if config.quantize in QUANTIZATIONS and isinstance(spec, GenericSpec):
-        remedy = "it quantizes only architectures that are built in: leave it out"
+        remedy = "it quantizes only architectures that are built in; leave the option out"
         refused = (*refused, reject_option(_NAME, "quantize", config.quantize, remedy))
     return refused
 
@@ -187,5 +223,5 @@ def _stored_dtype(model_path: Path) -> str:
     try:
         stored = main_dtype(stored_tensors(model_path))
     except ModelError:
-        return "float32"
-    return _STORED_DTYPES.get(stored or "", "float32")
+        return _FLOAT32
+    return _STORED_DTYPES.get(stored or "", _FLOAT32)

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped] # it ships no types
 
-__all__ = ["free_memory", "instruction_sets", "num_threads", "total_memory"]
+__all__ = [
+    "free_memory",
+    "has_bfloat16_products",
+    "instruction_sets",
+    "num_threads",
+    "total_memory",
+]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -28,6 +34,7 @@ _ISA_FLAGS = (
     "bf16",
     "sve",
 )
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
@@ -43,6 +50,16 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
     named = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     flags = set(named.partition(":")[2].split())
     return tuple(flag for flag in _ISA_FLAGS if flag in flags)
+
+
+def has_bfloat16_products(cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether the processor has instructions for products of bfloat16 numbers. Without them, torch
+    computes in bfloat16 several times as slowly as in float32.
+
+    The result is True if the system does not report instruction sets.
+    """
+    found = instruction_sets(cpuinfo)
+    return not found or not _BFLOAT16_FLAGS.isdisjoint(found)
 
 
 def num_threads(cgroups: Path = _CGROUPS) -> int:

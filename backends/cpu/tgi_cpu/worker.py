@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
@@ -26,7 +24,7 @@ from tgi_torch.ops import REFERENCE
 from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_program, torch_worker
 from tgi_torch.sampling.protocols import TokenSampler
-from tgi_torch.sampling.sampler import Sampler, SamplingKernels
+from tgi_torch.sampling.sampler import NUMPY_KERNELS, Sampler
 from tgi_torch.weights.loading import checkpoint_dtype
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
@@ -128,18 +126,4 @@ def _native_decode_program(model: Model, sampler: TokenSampler) -> DecodeProgram
 
 
 def _torch_sampler(model: Model) -> TokenSampler:
-    return Sampler(model.spec.vocab_size, _DEVICE, SamplingKernels(argmax=_argmax, sort=_sort))
-
-
-def _argmax(scores: Tensor) -> Tensor:
-    """Return the index of the first maximum of each row. For this operation numpy is about ten
-    times as fast as torch.
-    """
-    return torch.from_numpy(scores.numpy().argmax(-1))
-
-
-def _sort(values: Tensor) -> Tensor:
-    """Sort along the last axis. If only the values are needed, numpy is about thirty times as fast
-    as torch.
-    """
-    return torch.from_numpy(np.sort(values.numpy(), -1))
+    return Sampler(model.spec.vocab_size, _DEVICE, NUMPY_KERNELS)

@@ -32,6 +32,7 @@ from tgi.backend import (
 )
 from tgi.worker.buckets import Buckets, parse_token_buckets
 from tgi.worker.memory.errors import cache_out_of_memory
+from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_worker import StepWorker
@@ -47,7 +48,7 @@ from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
-_MAX_STEP_TOKENS = 1024  # default; matrix products reach their full throughput at this size
+_MAX_STEP_TOKENS = 1024  # the default; matrix products reach their full throughput at this size
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for tokens with equal scores
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
@@ -79,7 +80,11 @@ class TpuPart:
         the weights cannot be loaded.
         """
         config, path = self._config, Path(self._config.model_path)
-        dtype = compute_dtype(config.dtype, main_dtype(stored_tensors(path)))
+        stored = main_dtype(stored_tensors(path))
+        dtype = compute_dtype(config.dtype, stored)
+        line = rounding_line(config.dtype, stored, dtype)
+        if line is not None:
+            self._reporter.log(line)
         if config.cache_dir:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
@@ -99,7 +104,9 @@ class TpuPart:
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Keep the requested limits and derive the others from the free memory."""
+        """Keep the limits that the user requested, and derive the other limits from the free
+        memory.
+        """
         assert self._loaded is not None
         mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
         buckets = self._token_buckets

@@ -7,20 +7,23 @@ common (reshape, slicing, swapaxes), so every loader uses the same code.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar, cast
 
 import msgspec
 
+from tgi.architectures.left_over import foreign_checkpoint, is_harmless, plain_name
 from tgi.architectures.parameter_names import mixer_of, shard_axis, tensor_shapes
 from tgi.architectures.spec import Attention, LinearAttention, ModelSpec, WeightRule
 from tgi.errors import ModelError
 
 __all__ = [
     "Placement",
+    "left_over_names",
     "placements",
     "sample_placements",
+    "second_heads",
     "shard_axis",
     "split",
     "stored_shape",
@@ -65,14 +68,18 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         return self.expert is None and ".experts." in self.parameters[0]
 
 
-def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
+def placements(
+    spec: ModelSpec, names: Collection[str], is_zero: Callable[[str], bool] | None = None
+) -> list[Placement]:
     """Resolve the rules of the spec with the tensor names of a checkpoint.
 
-    Raises `ModelError` if a tensor is missing, if the checkpoint contains an unknown tensor that
-    `ignored` does not list, or if a parameter is filled by no rule or by two rules.
+    `is_zero` reports whether all values of a tensor are zero. A left-over bias of zeros is skipped,
+    as are the tensors that `ignored` or `left_over` lists. Raises `ModelError` if a tensor is
+    missing, if the checkpoint contains another unknown tensor, or if a parameter is filled by no
+    rule or by two rules.
     """
     shapes = tensor_shapes(spec)
-    stored = {_without_wrappers(name): name for name in names}
+    stored = {plain_name(name): name for name in names}
     available = stored.keys()
     resolved: list[Placement] = []
     filled: dict[tuple[str, int | None], str] = {}
@@ -80,12 +87,7 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
         for placement in _candidates(rule, spec, shapes):
             name = _present_name(placement.name, spec, available)
             if name is None:
-                raise ModelError(
-                    f"The checkpoint has no tensor `{placement.name}` (for"
-                    f" {', '.join(placement.parameters)}).",
-                    "Check that all weight files are present and that they belong to this"
-                    " config.json.",
-                )
+                raise _missing(placement, available)
             for parameter in placement.parameters:
                 if (parameter, placement.expert) in filled:
                     raise ModelError(
@@ -95,9 +97,37 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
                 filled[parameter, placement.expert] = name
             resolved.append(msgspec.structs.replace(placement, name=stored[name]))
     _check_filled(spec, shapes, {parameter for parameter, _ in filled})
-    used = {placement.name for placement in resolved}
-    _check_left_over(spec, frozenset(_without_wrappers(name) for name in names if name not in used))
+    left_over = left_over_names(spec, names, resolved)
+    _check_left_over(spec, [name for name in left_over if not _is_zero_bias(name, is_zero)])
     return resolved
+
+
+def left_over_names(
+    spec: ModelSpec, names: Iterable[str], resolved: Iterable[Placement]
+) -> list[str]:
+    """Return the names that neither `resolved` nor `ignored` contains. A stored head of a model
+    whose head is the embedding is not left over: see `second_heads`.
+    """
+    used = {placement.name for placement in resolved}
+    heads = second_heads(spec, names)
+    return sorted(
+        name
+        for name in names
+        if name not in used and name not in heads and not _is_ignored(spec, plain_name(name))
+    )
+
+
+def second_heads(spec: ModelSpec, names: Iterable[str]) -> set[str]:
+    """Return the names of stored heads that a model does not use, because its head is the
+    embedding.
+    """
+    heads = {
+        prefix + rule.name
+        for rule in spec.weights
+        if spec.head.tied and rule.parameters == ("head.weight",)
+        for prefix in spec.prefixes
+    }
+    return {name for name in names if plain_name(name) in heads}
 
 
 def sample_placements(spec: ModelSpec, names: Collection[str]) -> Iterator[Placement]:
@@ -105,11 +135,12 @@ def sample_placements(spec: ModelSpec, names: Collection[str]) -> Iterator[Place
     one tensor of each kind.
     """
     shapes = tensor_shapes(spec)
+    stored = {plain_name(name): name for name in names}
     for rule in spec.weights:
         placement = next(_candidates(rule, spec, shapes), None)
-        name = None if placement is None else _present_name(placement.name, spec, names)
+        name = None if placement is None else _present_name(placement.name, spec, stored)
         if placement is not None and name is not None:
-            yield msgspec.structs.replace(placement, name=name)
+            yield msgspec.structs.replace(placement, name=stored[name])
 
 
 def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> Iterator[Placement]:
@@ -156,13 +187,6 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
             )
 
 
-def _without_wrappers(name: str) -> str:
-    """Return a tensor name without the prefix that `torch.compile` adds to the names of a
-    module.
-    """
-    return name.replace("_orig_mod.", "")
-
-
 def _present_name(name: str, spec: ModelSpec, available: Collection[str]) -> str | None:
     return next((prefix + name for prefix in spec.prefixes if prefix + name in available), None)
 
@@ -175,24 +199,44 @@ def _check_filled(spec: ModelSpec, shapes: dict[str, Shape], filled: set[str]) -
         )
 
 
-def _check_left_over(spec: ModelSpec, left_over: frozenset[str]) -> None:
-    duplicates = {
-        prefix + rule.name
-        for rule in spec.weights
-        if spec.head.tied and rule.parameters == ("head.weight",)
-        for prefix in spec.prefixes
-    }
-    unknown = sorted(
-        name
-        for name in left_over - duplicates
-        if not any(fnmatchcase(name, pattern) for pattern in spec.ignored)
+def _missing(placement: Placement, available: Collection[str]) -> ModelError:
+    """Return the error for a checkpoint without the tensor of `placement`. The error names tensors
+    of the same kind that are there.
+    """
+    error = foreign_checkpoint(available)
+    if error is not None and "head" in placement.parameters[0]:
+        return error
+    words = placement.name.split(".")
+    same_kind = (
+        [name for name in available if name.split(".")[-count:] == words[-count:]]
+        for count in (2, 1, 0)
     )
-    if unknown:
-        raise ModelError(
-            f"The checkpoint contains tensors that a {spec.model_type} model with this config.json"
-            f" does not have: {_some(unknown)}.",
-            "Check `model_type` and the bias and tie options in config.json.",
-        )
+    names = sorted(next((names for names in same_kind if names), []))
+    return ModelError(
+        f"The checkpoint has no tensor `{placement.name}` (for"
+        f" {', '.join(placement.parameters)}). It has {len(available)} tensors, for example"
+        f" {_some(names) or 'none'}.",
+        "Check that all weight files are present and that they belong to this config.json.",
+    )
+
+
+def _is_ignored(spec: ModelSpec, name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in spec.ignored)
+
+
+def _is_zero_bias(name: str, is_zero: Callable[[str], bool] | None) -> bool:
+    return is_zero is not None and name.endswith(".bias") and is_zero(name)
+
+
+def _check_left_over(spec: ModelSpec, left_over: Iterable[str]) -> None:
+    unknown = [plain for name in left_over if not is_harmless(plain := plain_name(name))]
+    if not unknown:
+        return
+    raise foreign_checkpoint(unknown) or ModelError(
+        f"The checkpoint contains tensors that a {spec.model_type} model with this config.json"
+        f" does not have: {_some(unknown)}.",
+        "Check `model_type` and the bias and tie options in config.json.",
+    )
 
 
 def _some(names: list[str], limit: int = 3) -> str:

@@ -50,8 +50,8 @@ _FLAGS = (
 _HELP = """Usage: tgi inspect MODEL [--json] [OPTIONS]
 
 Print the family of MODEL, its parameters, the memory of its parts and of a token in the KV cache,
-and which of the installed backends can run it and how. Reads config.json and the headers of the
-weight files; loads nothing. A hub model is fetched into the cache first. """
+and which of the installed backends can run it and how. The command reads config.json and the
+headers of the weight files. It loads no weights. A hub model is first fetched into the cache. """
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from tgi.backend import ModelFormat
 from tgi.config import Environment, ServeOptions
@@ -123,16 +123,9 @@ def _list_files(
     if environment.hf_hub_offline:
         return None
     from huggingface_hub import HfApi  # noqa: PLC0415 - importing it takes a second
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
-    # The bases of the hub's error include the base of all errors of the HTTP library, which differs
-    # between versions of the client.
-    bases = (
-        base
-        for base in HfHubHTTPError.__mro__
-        if issubclass(base, Exception) and base is not Exception
-    )
-    no_response: tuple[type[Exception], ...] = (*bases, HFValidationError, OSError)
+    no_response: tuple[type[Exception], ...] = (*_http_errors(), HFValidationError, OSError)
     try:
         info = HfApi(token=environment.hf_token).model_info(
             model.repository, revision=options.revision, timeout=_INFO_SECONDS
@@ -144,14 +137,41 @@ def _list_files(
     return _Listing(files, tag)
 
 
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of all errors of the hub's client. The bases of the client's error include
+    the base of all errors of its HTTP library, which differs between versions of the client.
+    """
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - see `_list_files`
+
+    return tuple(
+        base
+        for base in HfHubHTTPError.__mro__
+        if issubclass(base, Exception) and base is not Exception
+    )
+
+
+def _download(model_id: str, *, is_offline: bool, **arguments: Any) -> Path:  # noqa: ANN401
+    """Download the files, or find them in the cache if the connection to the hub fails. The
+    arguments and the errors are those of `snapshot_download`.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - see `_list_files`
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(model_id, local_files_only=is_offline, **arguments))
+    except (HfHubHTTPError, OSError):
+        raise
+    except _http_errors():
+        return Path(snapshot_download(model_id, local_files_only=True, **arguments))
+
+
 def _fetch(
     model: HubModel, options: ServeOptions, environment: Environment, patterns: tuple[str, ...]
 ) -> Path:
     """Download the files that match `patterns`. Returns the folder of these files in the cache.
     Raises `ModelError` if the download fails.
     """
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - see `_list_files`
-    from huggingface_hub.errors import (  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415 - see `_list_files`
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
@@ -162,15 +182,13 @@ def _fetch(
 
     model_id = model.repository
     try:
-        return Path(
-            snapshot_download(
-                model_id,
-                revision=options.revision,
-                cache_dir=options.huggingface_hub_cache,
-                token=environment.hf_token,
-                local_files_only=environment.hf_hub_offline,
-                allow_patterns=list(patterns),
-            )
+        return _download(
+            model_id,
+            is_offline=environment.hf_hub_offline,
+            revision=options.revision,
+            cache_dir=options.huggingface_hub_cache,
+            token=environment.hf_token,
+            allow_patterns=list(patterns),
         )
     except HFValidationError as error:
         raise ModelError(

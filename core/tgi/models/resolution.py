@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from tgi.architectures import GenericSpec, ModelSpec, load_spec
+from tgi.architectures import ModelSpec, load_spec
 from tgi.architectures.checkpoint import INDEX_NAME, stored_tensors
 from tgi.architectures.config_reader import read_config
 from tgi.architectures.plausibility import check_num_layers, check_shapes
 from tgi.config import Environment, ServeOptions
 from tgi.errors import BackendError, ModelError
+from tgi.models.checkpoint_notices import checkpoint_notices
 from tgi.models.formats import ReadableFormats
 from tgi.models.hub import HubModel, fetch_model
 from tgi.models.local import find_local_model, find_override
@@ -64,7 +65,7 @@ def describe_model(
     supports the format.
     """
     if os.path.lexists(source.folder / "config.json"):
-        return Model(source, _read_spec(source, options), source.folder)
+        return _read_model(source, options)
     if options.rope_scaling is not None or options.rope_factor is not None:
         raise ModelError(
             f"`--rope-scaling` and `--rope-factor` change the config.json of a model, and there is"
@@ -83,15 +84,19 @@ def describe_model(
     raise _no_description(source, readable)
 
 
-def _read_spec(source: ModelSource, options: ServeOptions) -> ModelSpec | GenericSpec:
-    """The spec in config.json, compared with the headers of the weights if there are any."""
+def _read_model(source: ModelSource, options: ServeOptions) -> Model:
+    """Read the spec in config.json, and compare it with the headers of the weights if there are
+    any.
+    """
     folder, config = source.folder, read_config(source.folder)
     tensors = stored_tensors(folder) if _has_safetensors(folder) else {}
     check_num_layers(config, tensors)
     spec = load_spec(folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    if isinstance(spec, ModelSpec):
-        check_shapes(spec, config, tensors)
-    return spec
+    if not isinstance(spec, ModelSpec):
+        return Model(source, spec, folder)
+    check_shapes(spec, config, tensors)
+    notices = checkpoint_notices(folder, spec, tensors.keys()) if tensors else ()
+    return Model(source, spec, folder, notices)
 
 
 def _has_safetensors(folder: Path) -> bool:
@@ -121,7 +126,7 @@ def check_weights(source: ModelSource, readable: ReadableFormats) -> None:
         names = " or ".join(form.name for form in readable.formats)
         raise ModelError(
             f"`{source.model_id}` contains no weights in {names} format.",
-            "Choose a model or revision that does.",
+            "Choose a model or revision with weights in this format.",
         )
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import final
+from typing import NamedTuple, final
 
-from tgi.backend import Limits
+from tgi.backend import Limits, StepTimes
 from tgi.scheduler.kv_cache_manager import CacheNeed, KVCacheManager
 from tgi.scheduler.records import SchedulerConfig
 from tgi.scheduler.sequence import Sequence, SequenceState
 from tgi.scheduler.state import SchedulerState, WaitingQueue
 from tgi.scheduler.step import StepBuilder
 
-__all__ = ["PrefillInterruption", "StepPlanner"]
+__all__ = ["PrefillInterruption", "PrefillPace", "StepPlanner"]
+
+# While sequences decode, no client should wait longer than half a second for its next token. The
+# rest of this time is a margin, because a chunk is slower the more tokens precede it.
+_STEP_NS = 420_000_000
+# Minimum size of a prefill, so that it advances even if decoding alone takes longer
+_MIN_TOKENS = 8
+# Up to this number of tokens, most of the duration of a step does not depend on the number.
+_FEW_TOKENS = 64
 
 
 @final
@@ -26,9 +34,9 @@ class PrefillInterruption:
         self._config = config
         self._limits = limits
         self._cache = cache
-        self._num_decode_steps = 0  # since the last prefill step
-        # The reason of the last admission. It stays "chunking" if prefill and decode rows share
-        # steps, because then no step interrupts decoding.
+        self._num_decode_steps = 0  # number of decode steps since the last prefill step
+        # The reason for the last admission. The reason is always "chunking" if prefill and decode
+        # rows share steps, because then no step interrupts decoding.
         self.join_reason = "chunking"
 
     def note_prefill_step(self) -> None:
@@ -40,7 +48,9 @@ class PrefillInterruption:
         self._num_decode_steps += 1
 
     def is_due(self, waiting: WaitingQueue, num_running: int) -> bool:
-        """Whether waiting sequences may be admitted now, in addition to `num_running` others."""
+        """Whether waiting sequences may be admitted now, in addition to `num_running` running
+        sequences.
+        """
         if self._num_decode_steps >= self._config.max_waiting_tokens:
             self.join_reason = "wait_exceeded"
             return True
@@ -63,6 +73,56 @@ class PrefillInterruption:
             if not (fits and has_place and self._cache.can_allocate(need, num_running)):
                 return False
         return len(waiting) >= min_size
+
+
+class _Pace(NamedTuple):
+    num_tokens: int
+    step_ns: int
+
+
+@final
+class PrefillPace:
+    """Limits the tokens of a step with prefill rows in which other sequences wait for their next
+    token.
+
+    The durations that the worker measures determine the limit. A step of n tokens takes about
+    a + b * n. The latest step with few tokens and the latest step with many tokens give a and b.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._few: _Pace | None = None
+        self._many: _Pace | None = None
+        # The latest step without prefill rows. It is read only when a limit is needed.
+        self.decode_step: tuple[int, StepTimes] | None = None
+
+    def note(self, num_tokens: int, times: StepTimes) -> None:
+        """Record the duration of a step. A worker may leave all durations 0."""
+        step_ns = times.prepare + times.forward + times.sample
+        if step_ns and num_tokens <= _FEW_TOKENS:
+            self._few = _Pace(num_tokens, step_ns)
+        elif step_ns:
+            self._many = _Pace(num_tokens, step_ns)
+
+    def max_prefill_tokens(self, num_decode_rows: int) -> int:
+        """Return the maximum number of prefill tokens in a step with `num_decode_rows` others."""
+        if self.decode_step is not None:
+            self.note(*self.decode_step)
+            self.decode_step = None
+        smallest = max(_MIN_TOKENS, self._limits.chunk_multiple)
+        few, many, largest = self._few, self._many, self._limits.max_step_tokens
+        if few is None or many is None:
+            known = few or many
+            if known is None:
+                return largest
+            # The time of a step, divided by its tokens, is an upper bound of b for larger steps.
+            limit = known.num_tokens * _STEP_NS // known.step_ns
+            limit = limit if limit >= known.num_tokens else smallest
+        else:
+            per_token = (many.step_ns - few.step_ns) / (many.num_tokens - few.num_tokens)
+            spare = (_STEP_NS - few.step_ns) / per_token if per_token > 0 else largest
+            limit = few.num_tokens + int(spare)
+        return max(smallest, limit - num_decode_rows)
 
 
 @final
@@ -95,6 +155,7 @@ class StepPlanner:
         self._tokens_per_step = state.limits.tokens_per_step if has_multi_token else 1
         self._separate = not (state.limits.mixed and state.limits.chunked)
         self._interruption = PrefillInterruption(config, state.limits, state.cache)
+        self.pace = PrefillPace(state.limits)
 
     @property
     def join_reason(self) -> str:
@@ -119,7 +180,10 @@ class StepPlanner:
         elif not self._plan_long_encoder(step) and self._plan_decodes(
             step, self._state.running.values()
         ):
-            self._plan_prefills(step, self._state.running.values(), admit=True)
+            delays_others = bool(step.sequences)
+            self._plan_prefills(
+                step, self._state.running.values(), admit=True, delays_others=delays_others
+            )
         return step
 
     def _plan_retry(self, step: StepBuilder) -> None:
@@ -140,7 +204,7 @@ class StepPlanner:
         running = self._state.running
         is_decoding = any(not sequence.is_prefilling for sequence in running.values())
         admit = not is_decoding or self._interruption.is_due(self._state.queue, len(running))
-        self._plan_prefills(step, running.values(), admit=admit)
+        self._plan_prefills(step, running.values(), admit=admit, delays_others=is_decoding)
         if step.sequences:
             self._interruption.note_prefill_step()
         else:
@@ -185,7 +249,7 @@ class StepPlanner:
         """
         for row, sequence in enumerate(step.sequences[first_row:], first_row):
             if not step.samples[row]:
-                continue  # the next token is known: it is replayed after a preemption
+                continue  # the next token is already known, because the sequence was preempted
             num_left = sequence.max_tokens - sequence.num_tokens - sequence.num_pending_tokens + 1
             wanted = min(self._tokens_per_step, num_left)
             step.open_row(
@@ -204,15 +268,23 @@ class StepPlanner:
         *,
         admit: bool,
         with_failed_step: bool = False,
+        delays_others: bool = False,
     ) -> None:
         """Add prefill rows: first the sequences whose prefill has begun, then, with `admit`,
-        waiting sequences from the head of the queue.
+        waiting sequences from the head of the queue. `delays_others` means that other sequences
+        wait for their next token until the step has ended.
 
         Sequences of a failed step are admitted only if `with_failed_step` is set, and other
         sequences only if it is not. After a preemption no sequence is admitted in the same step.
         """
         state = self._state
-        for sequence in [s for s in running if s.num_submitted_tokens < s.num_prefill_tokens]:
+        prefilling = [s for s in running if s.num_submitted_tokens < s.num_prefill_tokens]
+        if not prefilling and not (admit and state.may_admit):
+            return
+        if delays_others and state.limits.chunked:
+            limit = self.pace.max_prefill_tokens(len(step.sequences))
+            step.token_budget = min(step.token_budget, limit)
+        for sequence in prefilling:
             if not self._add_prefill_row(step, sequence):
                 return
         while (
@@ -225,9 +297,9 @@ class StepPlanner:
                 return
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
-        """An encoder must run in one step. If the encoder tokens of the head of the queue do not
-        fit into a step together with all decode rows, admit the head before the decode rows are
-        added. Returns whether it was admitted.
+        """Admit the head of the queue before the decode rows are added, if its encoder tokens do
+        not fit into a step together with all decode rows. An encoder must run in one step. Returns
+        whether it was admitted.
         """
         state = self._state
         if not state.may_admit or state.queue.head().has_failed_step:
@@ -248,8 +320,8 @@ class StepPlanner:
         return True
 
     def _num_prefill_tokens(self, step: StepBuilder, sequence: Sequence) -> int:
-        """Return the number of tokens in the next prefill row of a sequence. 0 = no row in this
-        step.
+        """Return the number of tokens in the next prefill row of a sequence. The number is 0 if the
+        sequence gets no row in this step.
         """
         limits = self._state.limits
         if step.row_budget < 1 or (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,12 +12,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
+from tgi.server.error_responses import InternalError, error_response
 from tgi.server.generation.pipeline import ConcurrencyLimiter, GenerationPipeline
 from tgi.server.http.cors import CorsLayer
-from tgi.server.http.responses import empty_response
+from tgi.server.http.errors import RouteError
 from tgi.server.http.routing import PathRoute
 from tgi.server.native.info import InfoRoutes
 from tgi.server.native.routes import NativeRoutes
+from tgi.server.openai.models import ModelRoutes
 from tgi.server.openai.responses_api import ResponsesRoutes
 from tgi.server.openai.routes import OpenAIRoutes
 from tgi.server.openapi.swagger import DocsRoutes
@@ -23,6 +28,8 @@ from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.tracing import TracingLayer
 
 __all__ = ["create_app"]
+
+_MAX_SHOWN = 200  # characters of a path in an error message
 
 
 def create_app(state: ServerState) -> ASGIApp:
@@ -37,8 +44,8 @@ def create_app(state: ServerState) -> ASGIApp:
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
-        routes=[Route(path, route) for path, route in paths.items()],
-        exception_handlers={404: _not_found},
+        routes=[Route(path, route) for path, route in _with_final_slashes(paths).items()],
+        exception_handlers={404: _not_found, 500: _internal_error},
     )
     traced = app if state.span_exporter is None else TracingLayer(app, state.span_exporter)
     return CorsLayer(traced, state.config.cors_allow_origin)
@@ -51,46 +58,46 @@ def _generation_paths(
     native, openai = NativeRoutes(state, pipeline), OpenAIRoutes(state, pipeline)
     responses, anthropic = ResponsesRoutes(state, pipeline), AnthropicRoutes(state, pipeline)
     platforms = PlatformRoutes(state, pipeline, native, openai)
-    key = state.config.api_key
+    guarded = partial(PathRoute, error_response=error_response, api_key=state.config.api_key)
     model = "/v2/models/{model}/versions/{version}"
     return {
-        "/": PathRoute(post=native.generate_compatible, get=info.health, api_key=key),
-        "/generate": PathRoute(post=native.generate, api_key=key),
-        "/generate_stream": PathRoute(post=native.generate_stream, api_key=key),
-        "/tokenize": PathRoute(post=native.tokenize, api_key=key),
-        "/chat_tokenize": PathRoute(post=openai.chat_tokenize, api_key=key),
-        "/v1/completions": PathRoute(post=openai.completions, api_key=key),
-        "/v1/chat/completions": PathRoute(post=openai.chat_completions, api_key=key),
-        "/v1/responses": PathRoute(post=responses.create, api_key=key),
-        "/v1/messages": PathRoute(post=anthropic.messages, api_key=key, key_header="x-api-key"),
-        "/v1/messages/count_tokens": PathRoute(
-            post=anthropic.count_tokens, api_key=key, key_header="x-api-key"
-        ),
-        "/invocations": PathRoute(post=platforms.invocations, api_key=key),
-        "/vertex": PathRoute(post=platforms.vertex, api_key=key),
-        "/v2": PathRoute(get=platforms.server_metadata),
-        "/v2/health/live": PathRoute(get=platforms.live),
-        "/v2/health/ready": PathRoute(get=platforms.live),
-        model: PathRoute(get=platforms.model_metadata),
-        f"{model}/ready": PathRoute(get=platforms.live),
-        f"{model}/infer": PathRoute(post=platforms.infer, api_key=key),
+        "/": guarded(post=native.generate_compatible, get=info.health),
+        "/generate": guarded(post=native.generate),
+        "/generate_stream": guarded(post=native.generate_stream),
+        "/tokenize": guarded(post=native.tokenize),
+        "/chat_tokenize": guarded(post=openai.chat_tokenize),
+        "/v1/completions": guarded(post=openai.completions),
+        "/v1/chat/completions": guarded(post=openai.chat_completions),
+        "/v1/responses": guarded(post=responses.create),
+        "/v1/messages": guarded(post=anthropic.messages, key_header="x-api-key"),
+        "/v1/messages/count_tokens": guarded(post=anthropic.count_tokens, key_header="x-api-key"),
+        "/invocations": guarded(post=platforms.invocations),
+        "/vertex": guarded(post=platforms.vertex),
+        "/v2": guarded(get=platforms.server_metadata),
+        "/v2/health/live": guarded(get=platforms.live),
+        "/v2/health/ready": guarded(get=platforms.live),
+        model: guarded(get=platforms.model_metadata),
+        f"{model}/ready": guarded(get=platforms.live),
+        f"{model}/infer": guarded(post=platforms.infer),
     }
 
 
 def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
     """The routes that report information. They require no API key."""
-    docs = DocsRoutes(state.config.version)
+    docs, models = DocsRoutes(state.config.version), ModelRoutes(state.config.model_id)
+    open_route = partial(PathRoute, error_response=error_response)
     return {
-        "/v1/models": PathRoute(get=info.models),
-        "/info": PathRoute(get=info.info),
-        "/info/backend": PathRoute(get=info.backend),
-        "/health": PathRoute(get=info.health),
-        "/ping": PathRoute(get=info.health),
-        "/metrics": PathRoute(get=info.metrics),
-        "/docs": PathRoute(get=docs.redirect),
-        "/docs/": PathRoute(get=docs.page),
-        "/docs/{file}": PathRoute(get=docs.asset),
-        "/api-doc/openapi.json": PathRoute(get=docs.openapi),
+        "/v1/models": open_route(get=models.list),
+        "/v1/models/{model:path}": open_route(get=models.retrieve),
+        "/info": open_route(get=info.info),
+        "/info/backend": open_route(get=info.backend),
+        "/health": open_route(get=info.health),
+        "/ping": open_route(get=info.health),
+        "/metrics": open_route(get=info.metrics),
+        "/docs": open_route(get=docs.redirect),
+        "/docs/": open_route(get=docs.page),
+        "/docs/{file}": open_route(get=docs.asset),
+        "/api-doc/openapi.json": open_route(get=docs.openapi),
     }
 
 
@@ -103,6 +110,21 @@ def _add_platform_routes(paths: dict[str, PathRoute], config: ServerConfig) -> N
             paths.setdefault(path, paths[ours])
 
 
+def _with_final_slashes(paths: Mapping[str, PathRoute]) -> dict[str, PathRoute]:
+    """Add each path below `/v1/` again with a slash at its end. These paths come first, because the
+    path of a model may contain slashes.
+    """
+    slashed = {f"{path}/": route for path, route in paths.items() if path.startswith("/v1/")}
+    return slashed | dict(paths)
+
+
 async def _not_found(request: Request, error: Exception) -> Response:
-    del request, error
-    return empty_response(404)
+    del error
+    text = f"The path `{request.url.path[:_MAX_SHOWN]}` does not exist. `/docs` lists all paths."
+    return error_response(request.scope, RouteError(404, "unknown_url", text))
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    """The response to a fault of the server. The log contains the traceback."""
+    del error
+    return error_response(request.scope, InternalError())

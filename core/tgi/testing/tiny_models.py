@@ -71,7 +71,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""`model_type` → a small config. Decoders only."""
+"""The small configs of the decoders, by `model_type`."""
 
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "t5": {
@@ -85,7 +85,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""`model_type` → a small config. Models with an encoder."""
+"""The small configs of the models with an encoder, by `model_type`."""
 
 
 def write_tiny_model(

@@ -12,21 +12,17 @@ from typing import Any, final
 
 from tgi.architectures.file_reader import MAX_JSON_BYTES, read_limited
 from tgi.errors import ModelError
-from tgi.text.model_files import read_json_object, token_content
+from tgi.text.model_files import (
+    SPECIAL_TOKEN_FIELDS,
+    read_json_object,
+    special_token_fields,
+    token_content,
+)
 
 __all__ = ["DEFAULT_TEMPLATE", "TOOL_TEMPLATE", "ChatTemplate"]
 
 DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
 
-_TOKEN_FIELDS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 _JINJA_FILE, _JINJA_FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 
@@ -52,8 +48,8 @@ class ChatTemplate:
         sources = _find_sources(model_path, config, explicit=template_file is not None)
         if not sources:
             return None
-        tokens = read_json_object(model_path / "special_tokens_map.json") | config
-        contents = {name: token_content(tokens.get(name)) for name in _TOKEN_FIELDS}
+        tokens = special_token_fields(model_path, config)
+        contents = {name: token_content(tokens.get(name)) for name in SPECIAL_TOKEN_FIELDS}
         return cls(
             sources,
             {name: text for name, text in contents.items() if text is not None},

@@ -5,42 +5,36 @@ sequence can be converted together or one by one.
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
-from typing import Any, final
+from typing import TypeVar, final
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
-from tgi.architectures.file_reader import read_limited, shown
-from tgi.errors import ModelError, TgiError, ValidationError
-from tgi.text.model_files import read_json_object, token_content
+from tgi.errors import GenerationError, ModelError, TgiError, ValidationError
+from tgi.text.text_growth import MAX_NORMALIZED_LENGTH
+from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
+from tgi.text.token_spelling import TokenSpelling
+from tgi.text.tokenizer_files import load_backend, read_tokens
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
 _NUM_CONTEXT_TOKENS = 5
-_MAX_CHARACTER_TOKENS = 4  # a character has at most 4 bytes, and each can be a token
+_MAX_CHARACTER_BYTES = 4
+_MAX_WAITING_TOKENS = 4  # a character has at most 4 bytes, and each can be a token
 _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
-_MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
-_MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
 _MIN_TEXT_LENGTH = 1 << 16  # characters
 _NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
 _NUM_BLOCK_TOKENS = 1024  # formatted together
-_SPECIAL_TOKEN_FIELDS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+_MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
+
+ResultT = TypeVar("ResultT")
 
 
 @final
@@ -74,25 +68,33 @@ class Tokenizer:
     eos_token_ids: tuple[int, ...]
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
     max_token_length: int  # in characters
+    is_byte_level: bool = False  # every token stands for bytes
+    growth: int = 1  # a normalized text has at most this many characters per character
+    notices: tuple[str, ...] = ()  # log lines about the files, for startup
     # The texts of single ids, at most one entry per id.
     _texts: dict[int, str] = field(default_factory=dict, repr=False)
+    # The bytes of tokens, at most one entry per id. Contains all tokens for single bytes.
+    _bytes: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, model_path: Path) -> Tokenizer:
         """Read the tokenizer of the model. Raises `ModelError` with the name of the file."""
-        backend = _load_backend(model_path)
-        # The files may enable truncation and padding for batches, which would change the ids.
-        backend.no_truncation()
-        backend.no_padding()
-        special_tokens = _special_tokens(model_path)
-        special_ids = {
-            number for number, token in backend.get_added_tokens_decoder().items() if token.special
-        }
-        named_ids = (backend.token_to_id(text) for text in special_tokens.values())
-        special_ids.update(number for number in named_ids if number is not None)
-        eos_token_ids = _eos_token_ids(model_path, backend, special_tokens)
-        max_token_length = max(map(len, backend.get_vocab()), default=1)
-        return cls(backend, frozenset(special_ids), eos_token_ids, special_tokens, max_token_length)
+        loaded = _call_library(partial(_cannot_read, model_path), partial(load_backend, model_path))
+        files = _call_library(
+            partial(_cannot_read_tokens, model_path), partial(read_tokens, model_path, loaded)
+        )
+        backend = files.backend
+        return cls(
+            backend,
+            files.special_ids,
+            files.eos_token_ids,
+            files.special_tokens,
+            max_token_length=max(map(len, backend.get_vocab()), default=1),
+            is_byte_level=is_byte_level(backend),
+            growth=files.growth,
+            notices=files.notices,
+            _bytes=byte_tokens(backend),
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -117,13 +119,13 @@ class Tokenizer:
         """The token ids of `text`.
 
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
-        kept. The remaining places are filled with the last of the other ids (TGI's left
-        truncation). If `truncate` is set, the start of a long text is removed before the text is
-        tokenized.
+        kept. Of the ids of the text itself, the last ones are kept, so that the result has
+        `truncate` ids (TGI's left truncation). If `truncate` is set, the start of a long text is
+        removed before the text is tokenized.
         """
         if truncate is not None:
             text = text[-self.max_text_length(truncate + _NUM_MARGIN_TOKENS) :]
-        encoding = _encode(self.backend.encode_batch_fast, text, add_special_tokens)
+        encoding = self._encode(self.backend.encode_batch_fast, text, add_special_tokens)
         ids: list[int] = encoding.ids
         if truncate is not None and len(ids) > truncate:
             ids = _truncated(ids, encoding.special_tokens_mask, truncate)
@@ -138,21 +140,37 @@ class Tokenizer:
         return max(num_tokens * self.max_token_length, _MIN_TEXT_LENGTH)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of `ids`. Ids that are unknown to the tokenizer have no text."""
-        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        """The text of `ids`. Ids that are unknown to the tokenizer have no text. Raises
+        `GenerationError` if the library cannot decode the ids.
+        """
+        decode = partial(self.backend.decode, ids, skip_special_tokens=skip_special_tokens)
+        return _call_library(_cannot_decode, decode)
 
     def token_text(self, token_id: int) -> str:
         """The text of one id, decoded without context."""
         text = self._texts.get(token_id)
         if text is None:
-            text = self._texts[token_id] = self.backend.decode(
-                [token_id], skip_special_tokens=False
-            )
+            text = self._texts[token_id] = self.decode([token_id])
         return text
+
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes of a token, or None if the token does not stand for bytes. A token that is
+        unknown to a byte-level tokenizer has no bytes.
+        """
+        data = self._bytes.get(token_id)
+        if data is None and self.is_byte_level:
+            data = byte_level_bytes(self.backend.id_to_token(token_id) or "")
+            self._bytes[token_id] = data
+        return data
+
+    @cached_property
+    def spelling(self) -> TokenSpelling:
+        """The bytes of single tokens."""
+        return TokenSpelling(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""
-        encoding = _encode(self.backend.encode_batch, text, add_special_tokens)
+        encoding = self._encode(self.backend.encode_batch, text, add_special_tokens)
         data = text.encode()
         byte_offsets = (
             range(len(data) + 1)
@@ -165,6 +183,28 @@ class Tokenizer:
             first, last = encoding.token_to_chars(index) or (0, 0)
             start, stop = byte_offsets[first], byte_offsets[last]
             yield TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop)
+
+    def _encode(
+        self,
+        encode_batch: Callable[..., list[tokenizers.Encoding]],
+        text: str,
+        add_special_tokens: bool,
+    ) -> tokenizers.Encoding:
+        """Encode one text with a batch function of the library. A batch function releases the GIL;
+        `tokenizers.Tokenizer.encode` does not.
+
+        Raises `ValidationError` if the library cannot encode the text, for example because the text
+        contains a character for which the tokenizer has no token.
+        """
+        if len(text) * self.growth > MAX_NORMALIZED_LENGTH:
+            raise ValidationError(
+                f"the tokenizer cannot encode the text: its normalizer can turn {len(text)}"
+                f" characters into {len(text) * self.growth} characters, but the limit is"
+                f" {MAX_NORMALIZED_LENGTH}"
+            )
+        encode = partial(encode_batch, [text], add_special_tokens=add_special_tokens)
+        [encoding] = _call_library(_cannot_encode, encode)
+        return encoding
 
 
 @final
@@ -219,13 +259,12 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
     return [*before, *(rest[-num_kept:] if num_kept else ()), *after][:size]
 
 
-@contextmanager
-def _library_errors(to_error: Callable[[str], TgiError]) -> Iterator[None]:
-    """Turn an exception of the tokenizers library into the result of `to_error`, which is called
-    with the reason.
+def _call_library(to_error: Callable[[str], TgiError], function: Callable[[], ResultT]) -> ResultT:
+    """Return the result of `function`. If the tokenizers library fails, raise the result of
+    `to_error`, which is called with the reason.
     """
     try:
-        yield
+        return function()
     except (TgiError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     # The native library raises plain `Exception` objects. If its code panics, it raises an
@@ -234,133 +273,111 @@ def _library_errors(to_error: Callable[[str], TgiError]) -> Iterator[None]:
         raise to_error(" ".join(str(error).split())[:_MAX_REASON]) from error
 
 
-def _cannot_encode(reason: str) -> TgiError:
-    return ValidationError(f"the tokenizer cannot encode the text: {reason}")
-
-
-def _cannot_read(path: Path, reason: str) -> TgiError:
+def _cannot_read(model_path: Path, reason: str) -> ModelError:
+    whole = model_path / "tokenizer.json"
+    path = whole if whole.exists() else model_path / "vocab.json"
     return ModelError(
         f"{path}: the tokenizer cannot be read: {reason}.", "Download the file again."
     )
 
 
-def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
-    whole, vocab, merges = (
-        model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
-    )
-    with _library_errors(partial(_cannot_read, whole if whole.exists() else vocab)):
-        if whole.exists() or whole.is_symlink():
-            return tokenizers.Tokenizer.from_buffer(read_limited(whole, _MAX_TOKENIZER_BYTES))
-        if vocab.exists() and merges.exists():
-            for path in (vocab, merges):
-                read_limited(path, _MAX_TOKENIZER_BYTES)
-            backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
-            return backend
-    raise ModelError(
-        f"{model_path}: the folder contains neither tokenizer.json nor vocab.json with merges.txt.",
-        "Save the tokenizer as tokenizer.json (transformers:"
-        " AutoTokenizer.from_pretrained(…).save_pretrained(…)).",
+def _cannot_read_tokens(model_path: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"{model_path}: the tokens that the files name cannot be read: {reason}.",
+        "Download tokenizer_config.json and added_tokens.json again.",
     )
 
 
-def _special_tokens(model_path: Path) -> dict[str, str]:
-    fields: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        fields.update(read_json_object(model_path / name))
-    contents = {name: token_content(fields.get(name)) for name in _SPECIAL_TOKEN_FIELDS}
-    return {name: content for name, content in contents.items() if content is not None}
+def _cannot_encode(reason: str) -> ValidationError:
+    return ValidationError(f"the tokenizer cannot encode the text: {reason}")
 
 
-def _eos_token_ids(
-    model_path: Path, backend: tokenizers.Tokenizer, special_tokens: dict[str, str]
-) -> tuple[int, ...]:
-    """The end-of-sequence ids. As in TGI, generation_config.json takes precedence over config.json,
-    and config.json over the tokenizer.
-    """
-    for name in ("generation_config.json", "config.json"):
-        value = read_json_object(model_path / name).get("eos_token_id")
-        numbers = value if isinstance(value, list) else [value]
-        if not all(number is None or type(number) is int for number in numbers):
-            raise ModelError(
-                f"{model_path / name}: `eos_token_id` must be a token id or a list of token ids."
-                f" Given: {shown(repr(value))}.",
-                "Correct the file.",
-            )
-        # A negative number means that there is no such token.
-        ids = tuple(number for number in numbers if number is not None and number >= 0)
-        if ids:
-            return ids
-    number = backend.token_to_id(special_tokens.get("eos_token", ""))
-    return () if number is None else (number,)
+def _cannot_decode(reason: str) -> GenerationError:
+    return GenerationError(f"the tokenizer cannot decode the tokens: {reason}")
 
 
 @final
 class Detokenizer:
     """Converts the tokens of one sequence to pieces of text.
 
-    The text of a token depends on the tokens before it: a leading space may be dropped, and the
-    bytes of a character may be spread over several tokens. The detokenizer therefore decodes a
-    short window of tokens. The piece of a token is the text that the token adds to the window.
+    Tokens that stand for bytes are decoded as UTF-8. A piece contains all complete characters. At
+    most three bytes of an incomplete character wait for the next tokens. Bytes that cannot become a
+    character are shown as U+FFFD.
 
-    The piece is empty while a character is incomplete. The joined pieces are equal to the decoded
-    text. Special tokens must not be pushed.
+    The text of another token depends on the tokens before it: a leading space may be dropped. The
+    detokenizer therefore decodes a short window of tokens. The piece of a token is the text that
+    the token adds to the window.
+
+    The joined pieces are equal to the decoded text. Special tokens must not be pushed.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
         self._decode = tokenizer.decode
         self._token_text = tokenizer.token_text
+        self._bytes_of = tokenizer.bytes_of
+        self._is_byte_level = tokenizer.is_byte_level
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        last = [self._bytes_of(number) for number in prompt_token_ids[-_MAX_CHARACTER_BYTES:]]
+        for data in last:
+            # A character of the prompt may be completed by the output.
+            self._utf8.decode(data or b"", final=data is None)
         # Invariant: the first `_num_read` characters of the window's text belong to the prompt or
-        # have been returned. They are the text of its first `read_offset` ids.
-        self._window, text = self._context(prompt_token_ids)
+        # have been returned. These characters are the text of the window's first `_read_offset`
+        # ids.
+        self._window: list[int] = []
+        if not self._is_byte_level:
+            self._window = list(prompt_token_ids[-_NUM_CONTEXT_TOKENS:])
         self._read_offset = len(self._window)
-        self._num_read = len(text)
+        self._num_read = len(self._decode(self._window)) if self._window else 0
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that it completes. The text may be empty."""
+        data = self._bytes_of(token_id)
+        if data is None:
+            return self._push_token(token_id)
+        if self._is_byte_level:
+            return self._utf8.decode(data)
+        return self._push_byte(token_id, data)
+
+    def flush(self) -> str:
+        """Return the remaining text at the end, without an incomplete last character."""
+        if self._is_byte_level or self._read_offset == len(self._window):
+            return ""
+        return self._read_window(self._decode(self._window))
+
+    def _push_byte(self, token_id: int, data: bytes) -> str:
+        """Add a byte token of a tokenizer that also has other tokens."""
+        if not self._window and data.isascii():
+            return self._push_token(token_id)  # a leading space may be dropped
+        piece = self.flush() + self._utf8.decode(data)
+        # The byte is the context of the next token that is not a byte.
+        self._window, self._read_offset = [token_id], 1
+        self._num_read = len(self._token_text(token_id))
+        return piece
+
+    def _push_token(self, token_id: int) -> str:
+        incomplete = self._utf8.decode(b"", final=True)
         window = self._window
         window.append(token_id)
         text = self._decode(window)
-        if len(text) <= self._num_read or text.endswith(_REPLACEMENT):
-            return ""
+        num_waiting = len(window) - self._read_offset
+        is_open = len(text) <= self._num_read or text.endswith(_REPLACEMENT)
+        if is_open and num_waiting < _MAX_WAITING_TOKENS:
+            return incomplete
+        if len(text) <= self._num_read:
+            # These tokens have no text. They are dropped, so that the window stays short.
+            del window[self._read_offset :]
+            return incomplete
+        return incomplete + self._read_window(text)
+
+    def _read_window(self, text: str) -> str:
+        """Return the new part of the window's text. The tokens of this part become the context of
+        the next token.
+        """
+        window = self._window
         piece = text[self._num_read :]
         del window[: self._read_offset]
         self._read_offset = len(window)
         is_single = self._read_offset == 1  # the common case; the text of one id is cached
-        self._num_read = len(self._token_text(token_id) if is_single else self._decode(window))
+        self._num_read = len(self._token_text(window[0]) if is_single else self._decode(window))
         return piece
-
-    def flush(self) -> str:
-        """Return the remaining text at the end, without an incomplete last character."""
-        text = self._decode(self._window).rstrip(_REPLACEMENT)
-        piece = text[self._num_read :]
-        self._num_read += len(piece)
-        return piece
-
-    def _context(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
-        """The last tokens of the prompt and their text. The text begins at a complete character,
-        because the rest of a split character would change the text after it.
-        """
-        contexts = (
-            list(token_ids[-_NUM_CONTEXT_TOKENS - extra :])
-            for extra in range(_MAX_CHARACTER_TOKENS)
-        )
-        decoded = [(context, self._decode(context)) for context in contexts]
-        return next(
-            ((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0]
-        )
-
-
-def _encode(
-    encode_batch: Callable[..., list[tokenizers.Encoding]], text: str, add_special_tokens: bool
-) -> tokenizers.Encoding:
-    """Encode one text with a batch function of the library. A batch function releases the GIL;
-    `tokenizers.Tokenizer.encode` does not.
-
-    Raises `ValidationError` if the library cannot encode the text, for example because the text
-    contains a character for which the tokenizer has no token.
-    """
-    with _library_errors(_cannot_encode):
-        [encoding] = encode_batch([text], add_special_tokens=add_special_tokens)
-    return encoding

@@ -72,7 +72,9 @@ class ForwardModel(Protocol):
         """
 
     def close(self) -> None:
-        """Release the device. Idempotent and allowed in every state."""
+        """Release the device. This method is allowed in every state and may be called several
+        times.
+        """
 
 
 @final
@@ -238,6 +240,6 @@ def _kept(option: str, requested: int | None, most: int, otherwise: int) -> int:
         return otherwise
     if requested > most:
         raise BackendError(
-            f"`{option} {requested}` is beyond what this backend can do.", f"Use at most {most}."
+            f"`{option} {requested}` exceeds the limit of this backend.", f"Use at most {most}."
         )
     return requested

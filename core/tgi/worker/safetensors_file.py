@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.checkpoint import (
-    INDEX_NAME,
     StoredTensor,
     read_header,
     read_index,
@@ -67,6 +66,12 @@ class MappedTensor:
     file: SafetensorsFile
     stored: StoredTensor
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether all bytes of the tensor are zero. The bytes are read."""
+        start, num_bytes = self.stored.start, self.stored.num_bytes
+        return self.file.mapping[start : start + num_bytes].count(0) == num_bytes
+
     def dtype_of(self, dtypes: Mapping[str, Dtype]) -> Dtype:
         """Return the entry of `dtypes` for the tensor's dtype. Raises `ModelError` if `dtypes` has
         no such entry.
@@ -96,13 +101,13 @@ def float32_array(tensor: MappedTensor) -> npt.NDArray[np.float32]:
 
 
 def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
-    """Return all tensors of a checkpoint by name. Raises a `ModelError` with the file and the
-    tensor if the files and the index do not match.
+    """Return all tensors of a checkpoint by name. The index only names the files: a tensor may be
+    in another file than the index says. Raises a `ModelError` with the file and the tensor if a
+    tensor is in two files.
     """
-    index = read_index(model_path)
     tensors: dict[str, MappedTensor] = {}
     try:
-        for path in weight_files(model_path, index):
+        for path in weight_files(model_path, read_index(model_path)):
             file = SafetensorsFile(path)
             for name, stored in file.tensors.items():
                 if name in tensors:
@@ -111,7 +116,6 @@ def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
                         "Keep only the files of one checkpoint in the folder.",
                     )
                 tensors[name] = MappedTensor(file, stored)
-        _check_index(model_path, index, tensors)
     except ModelError:
         close_files(tensors)
         raise
@@ -122,15 +126,3 @@ def close_files(tensors: Mapping[str, MappedTensor]) -> None:
     """Unmap the files of `tensors`. No view of these files may be in use."""
     for file in {id(tensor.file): tensor.file for tensor in tensors.values()}.values():
         file.close()
-
-
-def _check_index(
-    model_path: Path, index: Mapping[str, str], tensors: Mapping[str, MappedTensor]
-) -> None:
-    for name, file_name in index.items():
-        if name not in tensors or tensors[name].file.path != model_path / file_name:
-            raise ModelError(
-                f"{model_path / file_name}: tensor `{name}` is missing, although {INDEX_NAME}"
-                " lists it.",
-                "Download the whole checkpoint again.",
-            )

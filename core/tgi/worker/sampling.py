@@ -68,7 +68,7 @@ def sample_row(
     """
     raw = np.asarray(logits, np.float64)
     if np.isnan(raw).any() or np.isposinf(raw).any():
-        raise ValueError("the logits hold NaN or infinity")
+        raise ValueError("the logits contain NaN or infinity")
     scores = apply_penalties(raw, params, prompt_ids, output_ids)
     if allowed is not None:
         scores = np.where(allowed, scores, -np.inf)

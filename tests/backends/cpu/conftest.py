@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.backends.cpu.native_kernels import SCRATCH_FLOATS, require_library
+from tgi_cpu import machine
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_engine import Engine
 
@@ -16,6 +17,12 @@ from tgi_cpu.native_engine import Engine
 def one_thread() -> None:
     """Use one thread. Tiny models gain nothing from more, and waiting threads cost much time."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose the default dtype as on a processor with instructions for bfloat16, on any machine."""
+    monkeypatch.setattr(machine, "has_bfloat16_products", lambda: True)
 
 
 @pytest.fixture(scope="module")

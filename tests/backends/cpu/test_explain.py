@@ -6,7 +6,7 @@ import pytest
 
 from tgi.backend import EngineConfig, Explainer
 from tgi.testing.tiny_models import write_tiny_model
-from tgi_cpu.backend import CpuBackend
+from tgi_cpu.backend import CpuBackend, native_weights_format
 from tgi_cpu.native import load_library
 from tgi_cpu.worker import unsupported_reason
 
@@ -36,4 +36,11 @@ def test_the_reported_implementation_is_used(tmp_path):
     chosen = {entry.operation: entry.chosen for entry in backend.explain(spec, config)}
     is_native = not unsupported_reason(config, load_library())
     assert (chosen["layers"] == "native kernels") == is_native
-    assert (chosen.get("weights") == "bfloat16 in 12 bits without loss") == is_native
+    expected = native_weights_format("float32")
+    assert (chosen.get("weights") == expected) == is_native
+
+
+def test_only_bfloat16_weights_are_stored_without_loss():
+    assert native_weights_format("bfloat16") == "bfloat16 in 12 bits without loss"
+    for stored in ("float16", "float32"):
+        assert native_weights_format(stored) == f"{stored} rounded to bfloat16, in 12 bits"

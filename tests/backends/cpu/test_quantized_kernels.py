@@ -22,7 +22,8 @@ FORMATS = pytest.mark.parametrize(
     "weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name
 )
 SHAPES = [(1, 2), (33, 7), (64, 64), (100, 131), (48, 256), (544, 192)]  # outputs, inputs
-ROWS = [1, 2, 3, 5, 6, 8, 9, 13, 241]  # on both sides of every change of algorithm
+ROWS = [1, 2, 3, 5, 6, 8, 9, 13, 16, 24, 25, 241]  # on both sides of every change of algorithm
+MAX_EXACT_ROWS = 24  # rows for which the byte products are used
 
 Doubles = npt.NDArray[np.float64]
 
@@ -118,13 +119,32 @@ def test_products(
     found = multiply(engine, matrix, rows)
     # Byte products are exact for 16-bit rows. Unpacked panels are rounded to bfloat16.
     assert relative_error(found, rows, unpacked(matrix, weight_format)) < (
-        3e-5 if num_rows <= 8 else 4e-3
+        3e-5 if num_rows <= MAX_EXACT_ROWS else 4e-3
     )
     assert not found[:, len(weight) - 1 :].any()
 
 
 @FORMATS
-@pytest.mark.parametrize("num_rows", [1, 8, 60])
+@pytest.mark.parametrize("num_rows", [2, 7, 8, 9, 11, 16, 17, MAX_EXACT_ROWS])
+@pytest.mark.parametrize("shape", [(33, 7), (100, 131), (544, 192)])
+def test_a_row_does_not_depend_on_the_others(
+    shape: tuple[int, int],
+    num_rows: int,
+    weight_format: WeightFormat,
+    library: NativeLibrary,
+    engine: Engine,
+) -> None:
+    generator = torch.Generator().manual_seed(num_rows)
+    matrix = packed(library, torch.randn(shape, generator=generator), weight_format)
+    rows = torch.randn(num_rows, shape[1], generator=generator).bfloat16()
+    together = multiply(engine, matrix, rows)
+    for number in range(num_rows):
+        alone = multiply(engine, matrix, rows[number : number + 1])
+        assert np.array_equal(together[number], alone[0])
+
+
+@FORMATS
+@pytest.mark.parametrize("num_rows", [1, 8, MAX_EXACT_ROWS, 60])
 def test_one_large_value_does_not_affect_other_groups(
     num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
 ) -> None:
@@ -139,7 +159,7 @@ def test_one_large_value_does_not_affect_other_groups(
     found = multiply(engine, matrix, rows)
     rows[:, :64] = 0
     assert relative_error(found, rows, unpacked(matrix, weight_format)) < (
-        3e-5 if num_rows <= 8 else 4e-3
+        3e-5 if num_rows <= MAX_EXACT_ROWS else 4e-3
     )
 
 

@@ -11,7 +11,7 @@ import httpx
 from tests.core.house.sources import ROOT
 from tests.live_server import running_server
 
-MAX_FILES = 53
+MAX_FILES = 45
 WAIT_SECONDS = 30.0
 
 RECORDER = """

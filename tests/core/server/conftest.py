@@ -37,11 +37,11 @@ def chat_template(tiny_model):
 @pytest.fixture
 def make_app(tokenizer, chat_template):
     """Return a function that builds an application: `make_app(engine, option=value, …)`. The
-    tokenizer can be replaced.
+    tokenizer and the chat template can be replaced.
     """
     pools = []
 
-    def make(engine=None, *, tokenizer=tokenizer, **changes):
+    def make(engine=None, *, tokenizer=tokenizer, chat_template=chat_template, **changes):
         pools.append(TokenizerPool(tokenizer, 1))
         config = dataclasses.replace(CONFIG, **changes)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)

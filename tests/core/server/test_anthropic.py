@@ -30,6 +30,8 @@ async def test_a_message(make_client):
     assert (parsed["stop_reason"], parsed["stop_sequence"]) == ("max_tokens", None)
     assert parsed["usage"] == {
         "input_tokens": len(engine.requests[0].prompt_token_ids),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
         "output_tokens": 3,
     }
 
@@ -73,7 +75,8 @@ async def test_the_events_of_a_stream(make_client):
     ]
     assert "".join(deltas) == whole["content"][0]["text"]
     assert parsed[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
-    assert parsed[-2]["usage"] == {"output_tokens": 3}
+    assert parsed[-2]["usage"] == whole["usage"]
+    assert parsed[-2]["usage"]["output_tokens"] == 3
 
 
 async def test_the_token_count_equals_the_usage_of_a_generation(make_client):

@@ -193,7 +193,7 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
     assert [request.prompt_token_ids for request in engine.requests[:3]] == [ids, ids, ids[:2]]
     assert flat.json()["choices"][0]["text"].startswith(tokenizer.decode(ids))
     assert len(nested.json()["choices"]) == 2
-    assert outside.json()["error"] == (
+    assert outside.json()["error"]["message"] == (
         "Input validation error: `prompt` must contain token ids >= 0 and <"
         f" {tokenizer.vocab_size}. Given: 5000"
     )
@@ -211,12 +211,11 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
 async def test_a_prompt_of_another_type_is_rejected(make_client, prompt, text):
     async with make_client() as client:
         response = await client.post("/v1/completions", json={"prompt": prompt})
-    assert (response.status_code, response.headers["content-type"]) == (
-        422,
-        "text/plain; charset=utf-8",
-    )
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (422, "prompt")
     assert (
-        response.text == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
+        error["message"]
+        == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
     )
 
 
@@ -244,7 +243,7 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
         rejected = [
             (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()[
                 "error"
-            ]
+            ]["message"]
             for bias in ({"100": 1}, {"x": 1}, {"5": 101})
         ]
     assert good.status_code == 200
@@ -256,19 +255,38 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
     ]
 
 
+async def test_an_invalid_prompt_rejects_the_whole_stream(make_client):
+    body = {"prompt": ["The quick", ""], "max_tokens": 2, "stream": True}
+    engine = FakeEngine([])
+    async with make_client(engine) as client:
+        response = await client.post("/v1/completions", json=body)
+        later = await client.post("/v1/completions", json=body | {"prompt": ["", ""]})
+    assert (response.status_code, later.status_code) == (422, 422)
+    error = response.json()["error"]
+    assert error["message"] == "Input validation error: `prompt` cannot be empty"
+    # The other prompt is aborted if it was submitted first, and its slot is free again.
+    assert engine.aborted == list(range(len(engine.requests)))
+
+
 async def test_a_failed_prompt_does_not_affect_the_others_in_its_stream(make_client):
+    class HalfFailing(FakeEngine):
+        def _echo(self, stream):
+            if stream.sequence_id == 1:
+                yield SequenceOutput(1, error="out of luck")
+            else:
+                yield from super()._echo(stream)
+
     body = {
-        "prompt": ["The quick", ""],
+        "prompt": ["The quick", "brown fox"],
         "max_tokens": 2,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    async with make_client() as client:
+    async with make_client(HalfFailing()) as client:
         parsed = openai_chunks((await client.post("/v1/completions", json=body)).text)
-    errors = [entry["error"] for entry in parsed if "error" in entry]
-    assert errors == [
-        {"message": "Input validation error: `inputs` cannot be empty", "http_status_code": 422}
-    ]
+    [error] = [entry for entry in parsed if "error" in entry]
+    assert error["error"]["message"] == "Request failed during generation: out of luck"
+    assert (error["error"]["type"], error["error_type"]) == ("server_error", "generation")
     assert [c["finish_reason"] for entry in parsed for c in entry.get("choices", [])] == [
         None,
         "length",

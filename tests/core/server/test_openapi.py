@@ -104,7 +104,7 @@ async def test_every_documented_route_exists(make_client, document):
     async with make_client() as client:
         for path, methods in document["paths"].items():
             for method in methods:
-                real = re.sub(r"\{\w+\}", "x", path)
+                real = re.sub(r"\{\w+\}", "tiny", path)
                 status = (
                     await client.request(method, real, json={} if method == "post" else None)
                 ).status_code

@@ -15,15 +15,14 @@ from tests.core.house.sources import CORE
 from tgi.server.generation.output import GeneratedToken, ScoredToken
 from tgi.server.generation.parameters import GenerateParameters
 from tgi.server.http.json_format import format_f32, format_json, round_f32
-from tgi.server.native.response_bodies import format_stream_response, stream_response
-from tgi.server.native.response_schemas import Token, json_f32
+from tgi.server.native.response_bodies import format_stream_response, json_f32, stream_response
+from tgi.server.native.response_schemas import Token
+from tgi.server.openai.logprobs import chat_logprobs, completion_logprobs
 from tgi.server.openai.response_bodies import (
     CHAT_CHUNK,
     COMPLETION_CHUNK,
     ChunkWriter,
     Envelope,
-    chat_logprobs,
-    completion_logprobs,
 )
 from tgi.server.openai.response_schemas import (
     ChatCompletionChunk,
@@ -38,7 +37,12 @@ from tgi.types import FinishReason
 TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", "\x00", "\\u0000", "\u2028"])
 LOGPROBS = st.none() | st.floats(max_value=0, width=32)
 SCORED = st.builds(
-    ScoredToken, id=st.integers(0, 2**32 - 1), text=TEXTS, logprob=LOGPROBS, special=st.booleans()
+    ScoredToken,
+    id=st.integers(0, 2**32 - 1),
+    text=TEXTS,
+    logprob=LOGPROBS,
+    special=st.booleans(),
+    data=st.binary(max_size=4),
 )
 
 
@@ -59,6 +63,7 @@ TOKENS = st.builds(
     special=st.booleans(),
     piece=TEXTS,
     top_tokens=st.lists(SCORED, max_size=2),
+    data=st.binary(max_size=4),
     result=st.none() | st.sampled_from(FinishReason).map(Ended),
 )
 REASONS = {
@@ -72,12 +77,13 @@ def envelope(record, name, model):
     return Envelope(record, name, "id-1", 1_700_000_000, model, "4.0.0-native")
 
 
-def choice_of(shape, token, index, text_offset, has_logprobs):
+def choice_of(shape, token, index, text_offset, has_logprobs, is_first):
     """The choice of a chunk as a record."""
     reason = None if token.result is None else REASONS[token.result.finish_reason]
     if shape is CHAT_CHUNK:
         logprobs = chat_logprobs([token]) if has_logprobs else None
-        delta = ChatCompletionDelta("assistant", token.plain_text)
+        opening = {"role": "assistant"} if is_first else {}
+        delta = ChatCompletionDelta(**opening, content=token.plain_text)
         return ChatCompletionChunkChoice(index, delta, logprobs, reason)
     logprobs = completion_logprobs([token], text_offset) if has_logprobs else None
     return CompletionChoice(index, token.plain_text, logprobs, reason)
@@ -99,19 +105,22 @@ def choice_of(shape, token, index, text_offset, has_logprobs):
 )
 def test_a_chunk_is_its_record(shape, record, name, tokens, model, first_index, has_logprobs):
     shared = envelope(record, name, model)
-    writer = ChunkWriter(shared, shape, first_index, has_logprobs=has_logprobs)
+    writer = ChunkWriter(shared, shape, first_index, 4, has_logprobs=has_logprobs)
     offsets = {}
     for token in tokens:
+        is_first = token.sequence not in offsets
         offset = offsets.get(token.sequence, 0)
         offsets[token.sequence] = offset + (0 if token.special else len(token.piece))
-        choice = choice_of(shape, token, first_index + token.sequence, offset, has_logprobs)
+        choice = choice_of(
+            shape, token, first_index + token.sequence, offset, has_logprobs, is_first
+        )
         assert writer.chunk(token) == shared.encode([choice], None)
 
 
 @given(text=TEXTS, model=TEXTS)
 def test_a_chunk_of_echoed_text_is_its_record(text, model):
     shared = envelope(Completion, "text_completion", model)
-    writer = ChunkWriter(shared, COMPLETION_CHUNK, 2, has_logprobs=True)
+    writer = ChunkWriter(shared, COMPLETION_CHUNK, 2, 2, has_logprobs=True)
     assert writer.opening(1, text) == shared.encode([CompletionChoice(3, text, None, None)], None)
 
 

@@ -139,7 +139,7 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
             422,
             "only text is supported in `input[0].content`",
         ),
-        ({"max_output_tokens": 0}, 422, "`max_new_tokens` must be strictly positive"),
+        ({"max_output_tokens": 0}, 422, "`max_output_tokens` must be strictly positive"),
     ],
 )
 async def test_unsupported_fields_are_rejected_before_the_stream(
@@ -148,7 +148,7 @@ async def test_unsupported_fields_are_rejected_before_the_stream(
     async with make_client() as client:
         response = await client.post("/v1/responses", json=BODY | fields | {"stream": stream})
     assert response.status_code == status
-    assert words in response.json()["error"]
+    assert words in response.json()["error"]["message"]
 
 
 async def test_harmless_fields_are_accepted(make_client):

@@ -33,15 +33,15 @@ class Stream:
 
     def __init__(self, app, engine, path, extra=lambda: None):
         self.bodies = []
-        self._is_received = self._is_waiting = False
+        self._is_received = self._is_waiting = self._has_begun = False
         self._app, self._engine, self._path, self._extra = app, engine, path, extra
 
     async def begin(self):
-        """Send the request. Returns when the engine has received it."""
+        """Send the request. Returns when the engine has received it and the response has begun."""
         self._serving = asyncio.ensure_future(self._app(self._scope(), self._receive, self._send))
         while not self._engine.streams:
             await asyncio.sleep(0.001)
-        while not self._is_waiting:
+        while not (self._has_begun and self._is_waiting):
             await asyncio.sleep(0)
 
     async def feed(self, num_tokens, together):
@@ -78,6 +78,8 @@ class Stream:
 
     async def _send(self, message):
         self._extra()
+        if message["type"] == "http.response.start":
+            self._has_begun, self._is_waiting = True, False
         if message.get("body"):
             self.bodies.append(message["body"])
 

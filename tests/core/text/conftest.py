@@ -69,7 +69,22 @@ def sentencepiece_like():
     return tokenizer
 
 
-KINDS = {"byte_level": byte_level, "sentencepiece_like": sentencepiece_like}
+def metaspace():
+    """A tokenizer like that of T5: words begin with ▁, and unknown characters have no tokens."""
+    words = ["▁", "▁The", "▁hello", "▁world", "wor", "ld", "\ufffd", ",", "."]
+    vocab = [("<unk>", 0.0), *((word, -1.0 - place) for place, word in enumerate(words))]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    return tokenizer
+
+
+KINDS = {
+    "byte_level": byte_level,
+    "metaspace": metaspace,
+    "sentencepiece_like": sentencepiece_like,
+}
 
 
 @pytest.fixture(scope="session", params=sorted(KINDS))

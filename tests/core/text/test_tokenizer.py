@@ -79,14 +79,16 @@ def test_truncation_and_padding_settings_are_disabled(tmp_path):
     ("files", "expected"),
     [
         ({}, (1,)),
-        ({"config": {"eos_token_id": 2}}, (2,)),
-        ({"config": {"eos_token_id": 2}, "generation_config": {"eos_token_id": [1, 2]}}, (1, 2)),
+        ({"config": {"eos_token_id": 2}}, (2, 1)),
+        ({"config": {"eos_token_id": 2}, "generation_config": {"eos_token_id": [3, 2]}}, (3, 2, 1)),
+        ({"config": {"eos_token_id": 0}, "generation_config": {"eos_token_id": 3}}, (3, 0, 1)),
+        ({"config": {"text_config": {"eos_token_id": [2, 5]}}}, (2, 5, 1)),
         ({"generation_config": {"temperature": 1.0}}, (1,)),
         ({"tokenizer_config": {}}, ()),
         ({"tokenizer_config": {}, "special_tokens_map": {"eos_token": "<|im_end|>"}}, (2,)),
     ],
 )
-def test_sources_of_the_eos_ids(tmp_path, files, expected):
+def test_the_eos_ids_are_those_of_all_files(tmp_path, files, expected):
     assert Tokenizer.load(save(byte_level(), tmp_path, **files)).eos_token_ids == expected
 
 
@@ -155,6 +157,19 @@ def test_a_negative_eos_token_id_means_that_there_is_none(tmp_path):
     save(byte_level(), tmp_path, generation_config={"eos_token_id": -1})
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.eos_token_ids == (tokenizer.backend.token_to_id("</s>"),)
+    assert tokenizer.notices == (
+        "`eos_token_id` in generation_config.json contains -1, which is not a token id and is"
+        " ignored.",
+    )
+
+
+@pytest.mark.parametrize("number", [5000, 1 << 32, 10**30])
+def test_an_eos_token_id_without_a_token_is_reported(tmp_path, number):
+    save(byte_level(), tmp_path, config={"eos_token_id": [1, number]})
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.notices == (
+        f"`eos_token_id` in config.json contains {number}, which is not a token of the tokenizer.",
+    )
 
 
 def test_a_text_that_the_library_cannot_encode_is_an_error_of_the_request(tmp_path):

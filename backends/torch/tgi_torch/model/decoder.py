@@ -16,25 +16,24 @@ from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.embedding import (
-    EmbeddingLayer,
-    build_embedding,
-    build_finish,
-    build_model_head,
-    embedding_size,
-)
 from tgi_torch.model.encoder_decoder import Encoder
 from tgi_torch.model.layers import (
     BuildContext,
+    EmbeddingLayer,
     Linear,
+    ResidualBlock,
     StepContext,
     Transform,
+    build_blocks,
+    build_embedding,
+    build_finish,
     build_linear,
+    build_model_head,
     build_norm,
+    embedding_size,
     identity,
 )
 from tgi_torch.model.mixer_builder import MixerBuilder
-from tgi_torch.model.residual import ResidualBlock, build_blocks
 from tgi_torch.model.rotary import RotaryTable
 from tgi_torch.ops import Ops
 from tgi_torch.weights.parameters import Parameters
@@ -77,7 +76,7 @@ class Decoder:
 
     @property
     def is_chunked(self) -> bool:
-        """Always True, because every mixer continues from the cache or state of the previous
+        """The value is True, because every mixer continues from the cache or state of the previous
         chunk.
         """
         return True
@@ -100,7 +99,7 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """Do nothing: there are no threads or files to close."""
+        """Do nothing, because there are no threads or files to close."""
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: KVCache) -> Tensor:
         """Compute the hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T].
@@ -179,7 +178,7 @@ class DecoderWithCache:
         self.kv_cache.copy_blocks(sources, targets)
 
     def release_state(self, state: int) -> None:
-        """Do nothing: a state is cleared when the next sequence starts with it."""
+        """Do nothing, because a state is cleared when the next sequence starts to use it."""
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None

@@ -22,9 +22,16 @@ from tgi.backend import ModelError
 from tgi.worker.cache_layout import ENCODER_QUERY_CHUNK
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata, AttentionSettings, EncoderInput
-from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear
+from tgi_torch.model.layers import (
+    BuildContext,
+    Linear,
+    Mixer,
+    ResidualBlock,
+    StepContext,
+    Transform,
+    build_linear,
+)
 from tgi_torch.model.relative_bias import RelativePositionBias, distance_buckets
-from tgi_torch.model.residual import ResidualBlock
 from tgi_torch.ops import Ops
 
 __all__ = [

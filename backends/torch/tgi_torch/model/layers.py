@@ -1,8 +1,10 @@
-"""The components from which mixers and the decoder are built."""
+"""The components from which mixers and the decoder are built, with the
+residual blocks, the embedding and the head.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, final
@@ -10,7 +12,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import Norm
+from tgi.architectures import Block, Branch, ModelSpec, Norm, Stack
+from tgi.architectures.parameter_names import mixer_tag
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.rotary import Rotation
@@ -21,17 +24,26 @@ from tgi_torch.weights.weight_formats import Quantization, is_quantized
 
 __all__ = [
     "BuildContext",
+    "BuildMixer",
+    "EmbeddingLayer",
     "LayerNorm",
     "Linear",
     "Mixer",
     "RMSNorm",
+    "ResidualBlock",
+    "ResidualBranch",
     "StepContext",
     "Transform",
+    "build_blocks",
+    "build_embedding",
     "build_embedding_or_head_table",
+    "build_finish",
     "build_head",
     "build_linear",
     "build_lookup",
+    "build_model_head",
     "build_norm",
+    "embedding_size",
     "identity",
 ]
 
@@ -178,3 +190,175 @@ def build_norm(build: BuildContext, norm: Norm | None, prefix: str, size: int) -
     if weight is None:
         weight = torch.ones(size, dtype=parameters.dtype, device=parameters.device)
     return RMSNorm(ops.rms_norm_unit_offset if norm.unit_offset else ops.rms_norm, weight, norm.eps)
+
+
+@final
+@dataclass(frozen=True)
+class EmbeddingLayer:
+    """Maps token ids and positions to hidden vectors."""
+
+    lookup: Transform
+    table: Tensor | QuantizedMatrix  # [vocab, size]
+    scale: Transform
+    project: Transform
+    add_positions: Callable[[Tensor, Tensor], Tensor]
+    norm: Transform
+
+    def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        x = self.project(self.scale(self.lookup(token_ids)))
+        return self.norm(self.add_positions(x, positions))
+
+
+def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
+    """Build the embedding with its optional scale, projection, position table and norm."""
+    parameters, embedding = build.parameters, spec.embedding
+    size = embedding_size(spec)
+    table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
+    projected = size != spec.hidden_size
+    # The scale is first rounded to the compute dtype, as in the reference models.
+    scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
+    add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
+    if embedding.positions is not None:
+        rows = embedding.positions.num_positions + embedding.positions.offset
+        position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
+        add_positions = partial(
+            _add_positions, build.ops.embedding, position_table, embedding.positions.offset
+        )
+    return EmbeddingLayer(
+        lookup=build_lookup(build, table),
+        table=table,
+        scale=identity if embedding.scale == 1.0 else partial(torch.mul, other=scale),
+        project=(
+            build_linear(build, "embedding", {"projection": spec.hidden_size}, size, bias=False)
+            if projected
+            else identity
+        ),
+        add_positions=add_positions,
+        norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
+    )
+
+
+def embedding_size(spec: ModelSpec) -> int:
+    """The size of a token vector before the projection to the hidden size."""
+    return spec.hidden_size if spec.embedding.size is None else spec.embedding.size
+
+
+def _no_positions(x: Tensor, positions: Tensor) -> Tensor:
+    return x
+
+
+def _add_positions(
+    lookup: Callable[[Tensor, Tensor], Tensor],
+    table: Tensor,
+    offset: int,
+    x: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    return x + lookup(positions + offset, table)
+
+
+def build_model_head(
+    build: BuildContext, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix
+) -> Linear:
+    """Build the head. A tied head uses `embedding_table`."""
+    tied, size = spec.head.tied, embedding_size(spec)
+    table = (
+        embedding_table
+        if tied
+        else build_embedding_or_head_table(build, "head.weight", spec.vocab_size, size)
+    )
+    bias = build.parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
+    return build_head(build, table, bias)
+
+
+def build_finish(spec: ModelSpec) -> Transform:
+    """Build the function that scales and caps the logits."""
+    scale, softcap = spec.head.scale, spec.head.softcap
+    if softcap is not None:
+        return partial(_scale_and_cap, scale, softcap)
+    return identity if scale == 1.0 else partial(torch.mul, other=scale)
+
+
+def _scale_and_cap(scale: float, softcap: float, logits: Tensor) -> Tensor:
+    return torch.tanh(logits * (scale / softcap)) * softcap
+
+
+BuildMixer = Callable[[object, str], Mixer]
+"""Builds the function that computes a mixer of the spec. The arguments are the mixer of the spec
+and the prefix of its parameters.
+"""
+
+
+@final
+@dataclass(frozen=True)
+class ResidualBranch:
+    """Computes post_norm(mixer(norm(y)))."""
+
+    norm: Transform
+    mixer: Mixer
+    post_norm: Transform
+
+    def __call__(self, y: Tensor, context: StepContext) -> Tensor:
+        return self.post_norm(self.mixer(self.norm(y), context))
+
+
+@final
+@dataclass(frozen=True)
+class ResidualBlock:
+    """One addition to the residual. All branches read the same input."""
+
+    norm: Transform
+    first: ResidualBranch
+    others: tuple[ResidualBranch, ...]
+    add: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, norm of x, output)
+    output_norm: Transform
+
+    def __call__(self, x: Tensor, context: StepContext) -> Tensor:
+        y = self.norm(x)
+        out = self.first(y, context)
+        for branch in self.others:
+            out = out + branch(y, context)
+        return self.output_norm(self.add(x, y, out))
+
+
+def build_blocks(
+    build: BuildContext, stack: Stack, build_mixer: BuildMixer
+) -> Iterator[ResidualBlock]:
+    """Build the blocks of all layers of a stack, in order."""
+    for number, layer in enumerate(stack.layers):
+        prefix = f"{stack.kind}.layers.{number}"
+        for place, block in enumerate(layer.blocks):
+            yield _build_block(build, block, prefix, f"{prefix}.block{place}", build_mixer)
+
+
+def _build_block(
+    build: BuildContext, block: Block, layer_prefix: str, prefix: str, build_mixer: BuildMixer
+) -> ResidualBlock:
+    def build_branch(branch: Branch) -> ResidualBranch:
+        name = f"{layer_prefix}.{mixer_tag(branch.mixer)}"
+        return ResidualBranch(
+            norm=build_norm(build, branch.norm, f"{name}.norm", build.hidden_size),
+            mixer=build_mixer(branch.mixer, name),
+            post_norm=build_norm(build, branch.post_norm, f"{name}.post_norm", build.hidden_size),
+        )
+
+    first, *others = [build_branch(branch) for branch in block.branches]
+    return ResidualBlock(
+        norm=build_norm(build, block.norm, f"{prefix}.norm", build.hidden_size),
+        first=first,
+        others=tuple(others),
+        add=partial(
+            _add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale
+        ),
+        output_norm=build_norm(
+            build, block.output_norm, f"{prefix}.output_norm", build.hidden_size
+        ),
+    )
+
+
+def _add_to_input(scale: float, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    return torch.add(x, out, alpha=scale)
+
+
+def _add_to_normed(scale: float, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    return torch.add(y, out, alpha=scale)

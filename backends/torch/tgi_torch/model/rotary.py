@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, final
 
@@ -39,6 +39,10 @@ class RotaryTable:
     rope: Rope
     device: torch.device
     table: Rotation | None = None
+    original_length: int | None = field(init=False)  # None if the frequencies are constant
+
+    def __post_init__(self) -> None:
+        self.original_length = original_length(self.rope)
 
     def lookup(self, metadata: AttentionMetadata) -> Rotation:
         """Look up the rotation of every token of the step."""
@@ -46,11 +50,6 @@ class RotaryTable:
         if limit is not None and max(metadata.rotary_lens, default=0) > limit:
             return self._lookup_by_row(metadata, limit)
         return self._lookup_short(metadata.positions, max(metadata.context_lens, default=0))
-
-    @property
-    def original_length(self) -> int | None:
-        """The rope's original length in tokens, or None if its frequencies are constant."""
-        return original_length(self.rope)
 
     def _lookup_short(self, positions: Tensor, longest: int) -> Rotation:
         table = self.table

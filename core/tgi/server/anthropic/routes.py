@@ -12,11 +12,11 @@ from typing import Any, final
 
 import msgspec
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
+from tgi.server.anthropic.errors import anthropic_error_body
 from tgi.server.anthropic.response_schemas import (
     AnthropicError,
     AnthropicResponse,
@@ -24,10 +24,8 @@ from tgi.server.anthropic.response_schemas import (
     ContentBlockDelta,
     ContentBlockStart,
     ContentBlockStop,
-    ErrorDetails,
     InputTokens,
     MessageDelta,
-    MessageDeltaUsage,
     MessageEnd,
     MessageStart,
     MessageStop,
@@ -36,20 +34,26 @@ from tgi.server.anthropic.response_schemas import (
     TextDelta,
 )
 from tgi.server.anthropic.schemas import (
+    UNSUPPORTED_FIELDS,
     AnthropicMessage,
     ContentBlock,
     CountTokensRequest,
     MessagesRequest,
+    SharedFields,
 )
 from tgi.server.chat.prompt import render_prompt
-from tgi.server.generation.output import GeneratedToken
-from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
+from tgi.server.generation.output import GeneratedSequence, GeneratedToken
+from tgi.server.generation.parameters import (
+    StopStyle,
+    TextRequest,
+    generate_parameters,
+    reject_unsupported,
+)
 from tgi.server.generation.pipeline import GenerationPipeline, response_headers, stream_headers
+from tgi.server.generation.protocols import ANTHROPIC
 from tgi.server.http.json_format import format_json
-from tgi.server.http.json_reader import RejectionError
-from tgi.server.http.responses import error_headers, json_response
+from tgi.server.http.responses import json_response
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import reject_unsupported
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
 
@@ -72,17 +76,8 @@ _STOP_REASONS: dict[FinishReason, StopReason] = {
     FinishReason.EOS_TOKEN: "end_turn",
     FinishReason.STOP_SEQUENCE: "stop_sequence",
 }
-_BAD_REQUEST = (400, "invalid_request_error")
-_ERRORS = {
-    400: _BAD_REQUEST,
-    413: (413, "request_too_large"),
-    415: _BAD_REQUEST,
-    422: _BAD_REQUEST,
-    429: (429, "rate_limit_error"),
-    503: (529, "overloaded_error"),
-}
-_OTHER_ERROR = (500, "api_error")
 _ROLES = ("user", "assistant")
+_THOUGHTS = ("thinking", "redacted_thinking")
 
 
 @final
@@ -94,26 +89,7 @@ class AnthropicRoutes:
         self._pipeline = pipeline
 
     async def messages(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/messages`."""
-        try:
-            return await self._create(http_request)
-        except (RequestError, RejectionError) as error:
-            return _error_response(error)
-
-    async def count_tokens(self, http_request: HttpRequest) -> ASGIApp:
-        """Handle `POST /v1/messages/count_tokens`. The response contains the number of input
-        tokens.
-        """
-        try:
-            _, body = await self._pipeline.read(http_request, CountTokensRequest)
-            prompt = await self._prompt(body)
-            with self._pipeline.slot():
-                encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
-        except (RequestError, RejectionError) as error:
-            return _error_response(error)
-        return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))
-
-    async def _create(self, http_request: HttpRequest) -> ASGIApp:
+        """Handle `POST /v1/messages`."""
         config = self._state.config
         call, body = await self._pipeline.read(http_request, MessagesRequest)
         with self._pipeline.counted():
@@ -124,13 +100,22 @@ class AnthropicRoutes:
                 call.receive, self._events(request, model), stream_headers(config, [request])
             )
         [result] = sequences = await self._pipeline.collect(call, request)
-        message = _message(model, result.input_length)
+        message = _message(model, _usage(result))
         message.content = [TextBlock("text", result.text)]
         message.stop_reason = _STOP_REASONS[result.finish_reason]
         message.stop_sequence = result.stop
-        message.usage.output_tokens = result.num_generated_tokens
         headers = response_headers(config, [request], [sequences])
         return json_response(msgspec.json.encode(message), headers)
+
+    async def count_tokens(self, http_request: HttpRequest) -> ASGIApp:
+        """Handle `POST /v1/messages/count_tokens`. The response contains the number of input
+        tokens.
+        """
+        _, body = await self._pipeline.read(http_request, CountTokensRequest)
+        prompt = await self._prompt(body)
+        with self._pipeline.slot():
+            encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
+        return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))
 
     async def _events(self, request: TextRequest, model: str) -> AsyncGenerator[str, None]:
         """Yield the events of a stream. The last event is either `message_stop` or `error`. Raises
@@ -140,7 +125,7 @@ class AnthropicRoutes:
         try:
             async with self._pipeline.stream(request) as generation:
                 has_begun = True
-                message = _message(model, generation.input_length)
+                message = _message(model, AnthropicUsage(generation.input_length, 0, 0, 0))
                 yield _event(MessageStart("message_start", message)) + _event(
                     ContentBlockStart("content_block_start", 0, TextBlock("text", ""))
                 )
@@ -151,7 +136,7 @@ class AnthropicRoutes:
         except RequestError as error:
             if not has_begun:
                 raise
-            yield _event(_error_body(error))
+            yield _event(anthropic_error_body(error))
 
     async def _text_request(self, body: MessagesRequest) -> TextRequest:
         prompt = await self._prompt(body)
@@ -170,11 +155,11 @@ class AnthropicRoutes:
             StopStyle.OPENAI,
             add_special_tokens=False,
             sampling=SamplingParams(),
+            protocol=ANTHROPIC,
         )
 
     async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
-        is_thinking = isinstance(body.thinking, Mapping) and body.thinking.get("type") != "disabled"
-        reject_unsupported({"tools": body.tools, "thinking": is_thinking})
+        _reject_unsupported(body)
         messages: list[Json] = []
         if body.system:
             messages.append({"role": "system", "content": _text(body.system, "system")})
@@ -182,25 +167,43 @@ class AnthropicRoutes:
         return await render_prompt(self._state.chat_template, messages)
 
 
+def _reject_unsupported(body: SharedFields) -> None:
+    """Raise `ValidationError` for a field that would change the message. Thinking is supported only
+    if the model decides whether it thinks.
+    """
+    kind = body.thinking.get("type") if isinstance(body.thinking, Mapping) else body.thinking
+    if kind not in (None, "disabled", "adaptive"):
+        raise ValidationError(
+            f"`thinking` is not supported by this version with the type `{kind}`: leave it out, or"
+            " use the type `adaptive`"
+        )
+    reject_unsupported({name: getattr(body, name) for name in UNSUPPORTED_FIELDS})
+
+
 def _turn(message: AnthropicMessage, index: int) -> Json:
     if message.role not in _ROLES:
         raise ValidationError(
             f"`messages[{index}].role` must be one of {', '.join(_ROLES)}. Given: {message.role}"
         )
-    return {"role": message.role, "content": _text(message.content, f"messages[{index}].content")}
+    turn = {"role": message.role, "content": _text(message.content, f"messages[{index}].content")}
+    thoughts = [] if isinstance(message.content, str) else message.content
+    thinking = "".join(block.thinking or "" for block in thoughts if block.type == "thinking")
+    # The chat template decides whether the prompt contains the thoughts of an earlier message.
+    return turn | {"reasoning_content": thinking} if thinking else turn
 
 
 def _text(content: str | Sequence[ContentBlock], place: str) -> str:
     if isinstance(content, str):
         return content
+    blocks = [block for block in content if block.type not in _THOUGHTS]
     other = next(
-        (block.type for block in content if block.type != "text" or block.text is None), None
+        (block.type for block in blocks if block.type != "text" or block.text is None), None
     )
     if other is not None:
         raise ValidationError(
             f"only text is supported in `{place}` by this version. Given: a block of type `{other}`"
         )
-    return "".join(block.text or "" for block in content)
+    return "".join(block.text or "" for block in blocks)
 
 
 def _token_events(token: GeneratedToken) -> Iterator[_Event]:
@@ -211,16 +214,28 @@ def _token_events(token: GeneratedToken) -> Iterator[_Event]:
     if result is not None:
         yield ContentBlockStop("content_block_stop", 0)
         end = MessageEnd(_STOP_REASONS[result.finish_reason], result.stop)
-        usage = MessageDeltaUsage(result.num_generated_tokens)
-        yield MessageDelta("message_delta", end, usage)
+        yield MessageDelta("message_delta", end, _usage(result))
         yield MessageStop("message_stop")
+
+
+def _usage(result: GeneratedSequence) -> AnthropicUsage:
+    """The usage of a complete message. As in Anthropic's API, `input_tokens` excludes the tokens
+    that were in the prefix cache.
+    """
+    cached = result.num_cached_tokens
+    return AnthropicUsage(
+        input_tokens=result.input_length - cached,
+        cache_creation_input_tokens=0,
+        cache_read_input_tokens=cached,
+        output_tokens=result.num_generated_tokens,
+    )
 
 
 def _event(event: _Event) -> str:
     return named_event(event.type, format_json(event))
 
 
-def _message(model: str, input_length: int) -> AnthropicResponse:
+def _message(model: str, usage: AnthropicUsage) -> AnthropicResponse:
     """Create a message object without content."""
     return AnthropicResponse(
         id=f"msg_{secrets.token_hex(12)}",
@@ -230,16 +245,5 @@ def _message(model: str, input_length: int) -> AnthropicResponse:
         content=[],
         stop_reason=None,
         stop_sequence=None,
-        usage=AnthropicUsage(input_length, 0),
+        usage=usage,
     )
-
-
-def _error_body(error: RequestError | RejectionError) -> AnthropicError:
-    _, kind = _ERRORS.get(error.status, _OTHER_ERROR)
-    return AnthropicError("error", ErrorDetails(kind, error.text))
-
-
-def _error_response(error: RequestError | RejectionError) -> Response:
-    status, _ = _ERRORS.get(error.status, _OTHER_ERROR)
-    headers = error_headers(error) if isinstance(error, RequestError) else {}
-    return json_response(msgspec.json.encode(_error_body(error)), headers, status)

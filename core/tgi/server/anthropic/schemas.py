@@ -10,18 +10,28 @@ import msgspec
 
 from tgi.server.generation.parameters import F32, I32, U32, U64, ExtensionFields, check_u64
 
-__all__ = ["AnthropicMessage", "ContentBlock", "CountTokensRequest", "MessagesRequest"]
+__all__ = [
+    "UNSUPPORTED_FIELDS",
+    "AnthropicMessage",
+    "ContentBlock",
+    "CountTokensRequest",
+    "MessagesRequest",
+    "SharedFields",
+]
 
 
 Role = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["user", "assistant"]})]
-TextType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
+BlockType = Annotated[
+    str, msgspec.Meta(extra_json_schema={"enum": ["text", "thinking", "redacted_thinking"]})
+]
 
 
 class ContentBlock(msgspec.Struct, frozen=True):
-    """A block of the content of a message."""
+    """A block of the content of a message: a text, or the thoughts of an earlier message."""
 
-    type: TextType  # The error message for another type contains that type.
+    type: BlockType  # The error message for another type contains that type.
     text: str | None = None
+    thinking: str | None = None
 
 
 class AnthropicMessage(msgspec.Struct, frozen=True):
@@ -33,33 +43,46 @@ class AnthropicMessage(msgspec.Struct, frozen=True):
     content: str | list[ContentBlock]
 
 
-class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
+UNSUPPORTED_FIELDS = (
+    "tools",
+    "container",
+    "context_management",
+    "mcp_servers",
+    "output_config",
+    "output_format",
+)
+"""The fields that are rejected, unless they are null or empty."""
+
+
+class SharedFields(ExtensionFields, frozen=True, kw_only=True):
+    """The fields that both routes share."""
+
+    messages: list[AnthropicMessage]
+    model: str | None = None
+    system: str | list[ContentBlock] | None = None
+    thinking: Any = None
+    tools: list[Any] | None = None
+    container: Any = None
+    context_management: Any = None
+    mcp_servers: Any = None
+    output_config: Any = None
+    output_format: Any = None
+
+
+class CountTokensRequest(SharedFields, frozen=True, kw_only=True):
     """Body of `/v1/messages/count_tokens`."""
 
-    messages: list[AnthropicMessage]
-    model: str | None = None
-    system: str | list[ContentBlock] | None = None
-    # These fields are rejected, unless they are null or their value has no effect.
-    tools: list[Any] | None = None
-    thinking: Any = None
 
-
-class MessagesRequest(ExtensionFields, frozen=True, kw_only=True):
+class MessagesRequest(SharedFields, frozen=True, kw_only=True):
     """Body of `/v1/messages`."""
 
-    messages: list[AnthropicMessage]
     max_tokens: U32
-    model: str | None = None
-    system: str | list[ContentBlock] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = False
     temperature: F32 | None = None
     top_p: F32 | None = None
     top_k: I32 | None = None
     seed: U64 | None = None
-    # These fields are rejected, unless they are null or their value has no effect.
-    tools: list[Any] | None = None
-    thinking: Any = None
 
     def __post_init__(self) -> None:
         """Check the upper bound of the unsigned 64-bit integers."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
-__all__ = ["merge", "run_all"]
+__all__ = ["merge", "merge_when_all_begin", "run_all"]
 
 T = TypeVar("T")
 
@@ -52,6 +53,32 @@ async def _merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T
         await _cancel(pending)
         for stream in streams:
             await stream.aclose()
+
+
+def merge_when_all_begin(
+    streams: Sequence[AsyncGenerator[str, None]],
+) -> AsyncGenerator[str, None]:
+    """Yield the joined first items of all streams, and then the same items as `merge`. If a stream
+    fails before its first item, the exception is therefore raised before any item.
+    """
+    return streams[0] if len(streams) == 1 else _merge_when_all_begin(streams)
+
+
+async def _merge_when_all_begin(
+    streams: Sequence[AsyncGenerator[str, None]],
+) -> AsyncGenerator[str, None]:
+    try:
+        yield "".join(await run_all([_first(stream) for stream in streams]))
+        async with aclosing(_merge(streams)) as merged:
+            async for item in merged:
+                yield item
+    finally:
+        for stream in streams:
+            await stream.aclose()
+
+
+async def _first(stream: AsyncGenerator[str, None]) -> str:
+    return await anext(stream)
 
 
 async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The sequences of one prompt: converts the engine's token ids to text and token events.
+"""Converts the token ids of the sequences of one prompt to text and token events.
 
 The engine ends a sequence at its maximum length or at an EOS token. This module searches the text
 for stop strings and aborts a sequence at the first match. Tokens after the match are neither shown
@@ -41,6 +41,7 @@ class ScoredToken:
     text: str
     logprob: float | None
     special: bool
+    data: bytes = b""  # the token's own bytes, on the `/v1` routes only
 
 
 @final
@@ -58,6 +59,7 @@ class GeneratedToken(msgspec.Struct, frozen=True):
     piece: str  # the text that the token adds, even if held back; for a special token, its name
     top_tokens: Sequence[ScoredToken] = ()
     result: GeneratedSequence | None = None  # the complete sequence, if this is its last token
+    data: bytes = b""  # the token's own bytes, if the `/v1` request has log probabilities
 
     @property
     def plain_text(self) -> str:
@@ -95,8 +97,12 @@ class GeneratedSequence:
         self._request = request
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids)
-        stop = text_request.parameters.stop
-        self._stopping = StoppingCriteria(stop) if stop else None
+        parameters = text_request.parameters
+        self._wants_prompt = parameters.decoder_input_details
+        self._stopping = StoppingCriteria(parameters.stop) if parameters.stop else None
+        # OpenAI's log probabilities contain bytes and a limited number of alternatives.
+        self._has_bytes = text_request.sampling.logprobs == "raw"
+        self._max_top = (parameters.top_n_tokens or 0) if self._has_bytes else None
         self._hides_stop = text_request.stop_style is StopStyle.OPENAI
         # Text without special tokens and without the text after a stop string.
         self._pieces: list[str] = []
@@ -144,8 +150,11 @@ class GeneratedSequence:
     @property
     def prefill(self) -> list[ScoredToken]:
         """The tokens of the prompt with their log probabilities, or an empty list if the log
-        probabilities were not requested.
+        probabilities were not requested. For an encoder-decoder model, they are the first token of
+        the decoder, which has no log probability.
         """
+        if self._request.encoder_token_ids and self._wants_prompt:
+            return [self._scored(token_id, None) for token_id in self._request.prompt_token_ids]
         pairs = zip(self._request.prompt_token_ids, self._prompt_logprobs, strict=False)
         return [self._scored(token_id, logprob) for token_id, logprob in pairs]
 
@@ -167,6 +176,9 @@ class GeneratedSequence:
         """
         self.num_generated_tokens += 1
         tokenizer = self._tokenizer
+        if finish is FinishReason.LENGTH and self._hides_stop and self._is_eos(token_id):
+            # In OpenAI's API, an EOS token ends the text even if it is the last allowed token.
+            finish = FinishReason.EOS_TOKEN
         special = token_id in tokenizer.special_ids
         if special:
             piece = shown = tokenizer.token_text(token_id)
@@ -192,9 +204,13 @@ class GeneratedSequence:
             logprob=logprob,
             special=special,
             piece=piece,
-            top_tokens=[self._scored(*pair) for pair in top] if top else (),
+            top_tokens=[self._scored(*pair) for pair in top[: self._max_top]] if top else (),
             result=None if finish is None else self,
+            data=self._own_bytes(token_id, piece) if self._has_bytes else b"",
         )
+
+    def _is_eos(self, token_id: int) -> bool:
+        return token_id in self._request.eos_token_ids
 
     def _add(self, piece: str) -> str:
         """Add a piece of text. Returns the text that may be shown now."""
@@ -227,8 +243,13 @@ class GeneratedSequence:
 
     def _scored(self, token_id: int, logprob: float | None) -> ScoredToken:
         tokenizer = self._tokenizer
-        special = token_id in tokenizer.special_ids
-        return ScoredToken(token_id, tokenizer.token_text(token_id), logprob, special)
+        special, text = token_id in tokenizer.special_ids, tokenizer.token_text(token_id)
+        data = self._own_bytes(token_id, text) if self._has_bytes else b""
+        return ScoredToken(token_id, text, logprob, special, data)
+
+    def _own_bytes(self, token_id: int, text: str) -> bytes:
+        data = self._tokenizer.spelling.of(token_id)
+        return text.encode() if data is None else data
 
 
 @final
@@ -263,6 +284,7 @@ class Generation:
             for index, request in enumerate(requests)
         ]
         self.input_length = sequences[0].input_length
+        self._first = sequences[0]
         try:
             for request, sequence in zip(requests, sequences, strict=True):
                 stream = engine.submit(request, self._outputs)
@@ -271,6 +293,13 @@ class Generation:
             self.close()
             raise
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Number of prompt tokens that were in the prefix cache. It is known after the first
+        token.
+        """
+        return self._first.num_cached_tokens
+
     def __aiter__(self) -> Generation:
         return self
 
@@ -278,8 +307,9 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or the last output of a sequence has no token. Events that precede the
-        failure are returned first.
+        engine was closed or the last output of a sequence has no token. If the server ends before
+        the sequences, the error is `UnhealthyError`. Events that precede the failure are returned
+        first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
@@ -289,7 +319,7 @@ class Generation:
                 raise StopAsyncIteration
             outputs = await self._outputs.get()
             if not outputs:
-                raise IncompleteGenerationError
+                raise self._outputs.failure or IncompleteGenerationError
             for output in outputs:
                 self._read(output, tokens)
         return tokens

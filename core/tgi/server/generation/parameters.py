@@ -1,5 +1,5 @@
-"""The parameters of a generation, and the request record to which each generation route converts
-its request body.
+"""The parameters of a generation with the checks of their values, and the request record to which
+each generation route converts its request body.
 
 The `title` of a number type is the name of the type in error messages, for example `expected u32`.
 """
@@ -7,13 +7,16 @@ The `title` of a number type is the name of the type in error messages, for exam
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
 import msgspec
 
 from tgi.backend import SamplingParams
+from tgi.errors import ValidationError
+from tgi.server.generation.protocols import NATIVE, ClientProtocol
 from tgi.server.http.json_format import round_f32
 
 __all__ = [
@@ -29,8 +32,11 @@ __all__ = [
     "StopStyle",
     "TextRequest",
     "Usize",
+    "check_prompt_ids",
+    "check_sent_ids",
     "check_u64",
     "generate_parameters",
+    "reject_unsupported",
 ]
 
 MAX_SALT_LENGTH = 256
@@ -38,6 +44,7 @@ MAX_SALT_LENGTH = 256
 
 _MAX_U64 = 2**64 - 1  # msgspec cannot check this bound, because its own bounds are 64-bit signed
 _PROCESSED_LOGPROBS = SamplingParams(logprobs="processed")  # as in TGI
+_NUM_SEED_BITS = 64
 _MIN_TOP_P = 1e-9  # used for OpenAI's `top_p` of 0; only the most likely token is allowed
 
 U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1, title="u32")]
@@ -54,6 +61,35 @@ def check_u64(*values: int | None) -> None:
     """Raise `ValueError` if a number exceeds the range of an unsigned 64-bit integer."""
     if any(value is not None and value > _MAX_U64 for value in values):
         raise ValueError("an integer exceeds 64 bits")
+
+
+def check_sent_ids(token_ids: Iterable[int], vocab_size: int, field: str) -> None:
+    """Check ids that a client sent. Raises `ValidationError` with the field and the first id that
+    the model does not have.
+    """
+    outside = _first_outside(token_ids, vocab_size)
+    if outside is not None:
+        raise ValidationError(
+            f"`{field}` must contain token ids >= 0 and < {vocab_size}. Given: {outside}"
+        )
+
+
+def check_prompt_ids(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Check the ids of a whole prompt. Raises `ValidationError` with the first id that the model
+    does not have.
+
+    Ids from the tokenizer are checked too: it may have ids for which the embedding has no row, for
+    example if tokens were added without resizing the embedding.
+    """
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+        outside = _first_outside(token_ids, vocab_size)
+        raise ValidationError(
+            f"the prompt contains token id {outside}, but the model has {vocab_size} token ids"
+        )
+
+
+def _first_outside(token_ids: Iterable[int], vocab_size: int) -> int | None:
+    return next((token for token in token_ids if not 0 <= token < vocab_size), None)
 
 
 GrammarType = Annotated[
@@ -131,8 +167,16 @@ def generate_parameters(
     repetition_penalty: float | None = None,
 ) -> GenerateParameters:
     """Convert the parameters of a `/v1` body to native parameters. As in OpenAI's API, decoding is
-    greedy only if the temperature is 0, and a `top_p` of 1 has no effect.
+    greedy only if the temperature is 0, a `top_p` of 1 has no effect, and an empty stop string is
+    ignored.
+
+    Raises `ValidationError` for numbers outside the range of the `/v1` routes, which is larger than
+    that of the native routes.
     """
+    if temperature is not None and not temperature >= 0.0:
+        raise ValidationError(f"`temperature` must be >= 0. Given: {temperature}")
+    if top_p is not None and not 0.0 <= top_p <= 1.0:
+        raise ValidationError(f"`top_p` must be >= 0 and <= 1. Given: {top_p}")
     is_greedy = temperature == 0.0
     if top_p is not None and top_p in (0.0, 1.0):
         top_p = None if top_p else _MIN_TOP_P
@@ -143,12 +187,19 @@ def generate_parameters(
         top_p=None if is_greedy else top_p,
         repetition_penalty=repetition_penalty,
         max_new_tokens=max_new_tokens,
-        stop=list(stop),
+        stop=[text for text in stop if text],
         seed=seed,
         top_n_tokens=top_n_tokens,
         ignore_eos=bool(extensions.ignore_eos),
         cache_salt=extensions.cache_salt,
     )
+
+
+def reject_unsupported(fields: Mapping[str, object]) -> None:
+    """Raise `ValidationError` for the first field whose value is truthy."""
+    for name, value in fields.items():
+        if value:
+            raise ValidationError(f"`{name}` is not supported by this version: leave it out")
 
 
 class StopStyle(enum.Enum):
@@ -182,3 +233,11 @@ class TextRequest:
     # Sampling settings that are not in `parameters`: OpenAI's penalties, the logit bias, and the
     # kind of log probabilities to return. Admission sets the other fields from `parameters`.
     sampling: SamplingParams = _PROCESSED_LOGPROBS
+    protocol: ClientProtocol = NATIVE  # names the fields in error messages
+
+    def seeds(self) -> list[int]:
+        """Return one seed per sequence. If the client sent a seed, it determines all of them."""
+        seed, count = self.parameters.seed, self.num_sequences
+        if seed is None:
+            return [secrets.randbits(_NUM_SEED_BITS) for _ in range(count)]
+        return [(seed + index) % (1 << _NUM_SEED_BITS) for index in range(count)]

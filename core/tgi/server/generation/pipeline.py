@@ -5,10 +5,11 @@ admission, generation, metrics and response headers.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, final
 
 import msgspec
@@ -23,15 +24,25 @@ from tgi.errors import (
     TemplateError,
     UnhealthyError,
 )
+from tgi.scheduler import Request
 from tgi.server.generation.concurrency import run_all
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
-from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES, Admission
+from tgi.server.generation.validation import (
+    BEST_OF_RULES,
+    PARAMETER_RULES,
+    STREAM_RULES,
+    TOKEN_RULES,
+    Candidate,
+    RuleSet,
+    check,
+    length_error,
+)
 from tgi.server.http.json_format import format_plain
 from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Failure
-from tgi.server.telemetry.tracing import record_failure, record_generation
+from tgi.server.telemetry.tracing import current_span, record_failure, record_generation
 
 __all__ = [
     "ConcurrencyLimiter",
@@ -86,6 +97,65 @@ class ConcurrencyLimiter:
             yield
         finally:
             self._num_free += count
+
+
+@final
+class Admission:
+    """Validates requests, tokenizes them and chooses their seeds."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._config = state.config
+        self._engine = state.engine
+        self._pool = state.tokenizer
+        self._metrics = state.metrics
+
+    def check(self, rules: RuleSet, request: TextRequest) -> None:
+        """Apply rules that need no tokens. Raises `ValidationError` for the first violated rule."""
+        check(rules, self._candidate(request))
+
+    async def admit(self, request: TextRequest) -> list[Request]:
+        """Validate and tokenize a request. Returns one `Request` for each sequence. These requests
+        differ only in id and seed.
+
+        Raises `ValidationError` for the first violated rule.
+        """
+        candidate = self._candidate(request)
+        check(PARAMETER_RULES, candidate)
+        token_ids = await self._token_ids(request)
+        candidate = replace(candidate, token_ids=tuple(token_ids))
+        check(TOKEN_RULES, candidate)
+        self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
+        parameters, start = request.parameters, self._config.decoder_start_token_id
+        eos_token_ids = () if parameters.ignore_eos else self._pool.tokenizer.eos_token_ids
+        first_seed, *other_seeds = request.seeds()
+        first = Request(
+            request_id=secrets.token_hex(8),
+            prompt_token_ids=token_ids if start is None else [start],
+            encoder_token_ids=[] if start is None else token_ids,
+            sampling=candidate.sampling,
+            seed=first_seed,
+            max_new_tokens=candidate.max_new_tokens,
+            eos_token_ids=eos_token_ids,
+            cache_salt=parameters.cache_salt or "",
+        )
+        if not other_seeds:
+            return [first]
+        return [
+            msgspec.structs.replace(first, request_id=f"{first.request_id}-{index}", seed=seed)
+            for index, seed in enumerate([first_seed, *other_seeds])
+        ]
+
+    def _candidate(self, request: TextRequest) -> Candidate:
+        return Candidate(request, self._config, self._engine.agreement)
+
+    async def _token_ids(self, request: TextRequest) -> list[int]:
+        if request.prompt_token_ids is not None:
+            return list(request.prompt_token_ids)
+        truncate, limit = request.parameters.truncate, self._config.max_input_tokens
+        if truncate is None and len(request.prompt) > self._pool.tokenizer.max_text_length(limit):
+            text = request.protocol.prompt_too_long
+            raise length_error(self._candidate(request), text, f"more than {limit}")
+        return (await self._pool.encode(request.prompt, request.add_special_tokens, truncate)).ids
 
 
 @final
@@ -198,7 +268,8 @@ class GenerationPipeline:
     def _note_success(self, sequence: GeneratedSequence) -> None:
         times = sequence.times
         self._metrics.observe_success(times)
-        record_generation(times, sequence.seed)
+        if (span := current_span.get()) is not None:
+            record_generation(span, times, sequence.seed)
 
     @contextmanager
     def _count_failures(self) -> Iterator[None]:

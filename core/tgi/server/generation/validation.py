@@ -1,4 +1,4 @@
-"""The validation rules for requests, and the creation of a `Request` from a valid one.
+"""The validation rules for request bodies.
 
 The rules of TGI 3 (`router/src/validation.rs`) are applied first, in TGI's order and with TGI's
 error messages. The rules of this project are applied next. They reject each parameter that the
@@ -7,34 +7,38 @@ backend or this version does not support, and the error message names the parame
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import msgspec
 
 from tgi.backend import Agreement, SamplingParams
-from tgi.errors import ValidationError
-from tgi.scheduler import Request
-from tgi.server.generation.parameters import MAX_SALT_LENGTH, GenerateParameters, TextRequest
-from tgi.server.generation.token_ids import check_prompt_ids, check_sent_ids
+from tgi.errors import RequestError, ValidationError
+from tgi.server.generation.parameters import (
+    MAX_SALT_LENGTH,
+    GenerateParameters,
+    TextRequest,
+    check_prompt_ids,
+    check_sent_ids,
+)
+from tgi.server.generation.protocols import ClientProtocol
 from tgi.server.http.json_format import round_f32
-from tgi.server.state import ServerConfig, ServerState
+from tgi.server.state import ServerConfig
 
 __all__ = [
     "BEST_OF_RULES",
     "PARAMETER_RULES",
     "STREAM_RULES",
     "TOKEN_RULES",
-    "Admission",
     "Candidate",
+    "RuleSet",
     "check",
+    "length_error",
 ]
 
 _CLIPPED_NEW_TOKENS = 1024
 _MAX_FREQUENCY_PENALTY = 2.0
-_NUM_SEED_BITS = 64
 
 
 @final
@@ -54,6 +58,11 @@ class Candidate:
         return self.request.parameters
 
     @property
+    def protocol(self) -> ClientProtocol:
+        """The API of the client, which names the fields in error messages."""
+        return self.request.protocol
+
+    @property
     def max_new_tokens(self) -> int:
         """Maximum number of tokens to generate. It is the requested number, limited by the free
         context length.
@@ -70,7 +79,7 @@ class Candidate:
         has_prompt_logprobs = (
             parameters.decoder_input_details
             and config.enable_prefill_logprobs
-            and agreement.has("prompt_logprobs")
+            and "prompt_logprobs" in agreement.features
         )
         return msgspec.structs.replace(
             base,
@@ -83,82 +92,10 @@ class Candidate:
             top_k=parameters.top_k or 0,
             top_p=_f32(parameters.top_p, 1.0),
             typical_p=_f32(parameters.typical_p, 1.0),
-            logprobs=base.logprobs if agreement.has("logprobs") else "none",
+            logprobs=base.logprobs if "logprobs" in agreement.features else "none",
             top_n_tokens=parameters.top_n_tokens or 0,
             prompt_logprobs=base.prompt_logprobs or has_prompt_logprobs,
         )
-
-
-@final
-class Admission:
-    """Validates requests, tokenizes them and chooses their seeds."""
-
-    def __init__(self, state: ServerState) -> None:
-        self._config = state.config
-        self._engine = state.engine
-        self._pool = state.tokenizer
-        self._metrics = state.metrics
-
-    def check(self, rules: RuleSet, request: TextRequest) -> None:
-        """Apply rules that need no tokens. Raises `ValidationError` for the first violated rule."""
-        check(rules, self._candidate(request))
-
-    async def admit(self, request: TextRequest) -> list[Request]:
-        """Validate and tokenize a request. Returns one `Request` for each sequence. These requests
-        differ only in id and seed.
-
-        Raises `ValidationError` for the first violated rule.
-        """
-        candidate = self._candidate(request)
-        check(PARAMETER_RULES, candidate)
-        token_ids = await self._token_ids(request)
-        candidate = replace(candidate, token_ids=tuple(token_ids))
-        check(TOKEN_RULES, candidate)
-        self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
-        parameters, start = request.parameters, self._config.decoder_start_token_id
-        eos_token_ids = () if parameters.ignore_eos else self._pool.tokenizer.eos_token_ids
-        first = Request(
-            request_id=secrets.token_hex(8),
-            prompt_token_ids=token_ids if start is None else [start],
-            encoder_token_ids=[] if start is None else token_ids,
-            sampling=candidate.sampling,
-            seed=secrets.randbits(_NUM_SEED_BITS) if parameters.seed is None else parameters.seed,
-            max_new_tokens=candidate.max_new_tokens,
-            eos_token_ids=eos_token_ids,
-            cache_salt=parameters.cache_salt or "",
-        )
-        return _fan_out(first, request)
-
-    def _candidate(self, request: TextRequest) -> Candidate:
-        return Candidate(request, self._config, self._engine.agreement)
-
-    async def _token_ids(self, request: TextRequest) -> list[int]:
-        if request.prompt_token_ids is not None:
-            return list(request.prompt_token_ids)
-        truncate, limit = request.parameters.truncate, self._config.max_input_tokens
-        if truncate is None and len(request.prompt) > self._pool.tokenizer.max_text_length(limit):
-            text = f"`inputs` must have less than {limit} tokens. Given: more than {limit}"
-            raise ValidationError(text)
-        return (await self._pool.encode(request.prompt, request.add_special_tokens, truncate)).ids
-
-
-def _fan_out(first: Request, request: TextRequest) -> list[Request]:
-    """Create one request per sequence. If the client sent a seed, it determines all seeds."""
-    count, seed = request.num_sequences, request.parameters.seed
-    if count == 1:
-        return [first]
-    return [
-        msgspec.structs.replace(
-            first,
-            request_id=f"{first.request_id}-{index}",
-            seed=(
-                secrets.randbits(_NUM_SEED_BITS)
-                if seed is None
-                else (seed + index) % (1 << _NUM_SEED_BITS)
-            ),
-        )
-        for index in range(count)
-    ]
 
 
 def check(rules: RuleSet, candidate: Candidate) -> None:
@@ -223,13 +160,15 @@ def _top_k(candidate: Candidate) -> None:
 
 def _max_new_tokens(candidate: Candidate) -> None:
     if candidate.parameters.max_new_tokens == 0:
-        raise ValidationError("`max_new_tokens` must be strictly positive")
+        name = candidate.protocol.max_new_tokens
+        raise ValidationError(f"`{name}` must be strictly positive")
 
 
 def _num_stop_sequences(candidate: Candidate) -> None:
     count, limit = len(candidate.parameters.stop), candidate.config.max_stop_sequences
     if count > limit:
-        raise ValidationError(f"`stop` supports up to {limit} stop sequences. Given: {count}")
+        name = candidate.protocol.stop
+        raise ValidationError(f"`{name}` supports up to {limit} stop sequences. Given: {count}")
 
 
 def _seed_of_best_of(candidate: Candidate) -> None:
@@ -240,13 +179,14 @@ def _seed_of_best_of(candidate: Candidate) -> None:
 def _top_n_tokens(candidate: Candidate) -> None:
     count, limit = candidate.parameters.top_n_tokens, candidate.config.max_top_n_tokens
     if (count or 0) > limit:
-        raise ValidationError(f"`top_n_tokens` must be >= 0 and <= {limit}. Given: {count}")
+        name = candidate.protocol.top_n_tokens
+        raise ValidationError(f"`{name}` must be >= 0 and <= {limit}. Given: {count}")
 
 
 def _inputs(candidate: Candidate) -> None:
     request = candidate.request
     if not (request.prompt if request.prompt_token_ids is None else request.prompt_token_ids):
-        raise ValidationError("`inputs` cannot be empty")
+        raise ValidationError(f"`{candidate.protocol.prompt}` cannot be empty")
 
 
 def _truncate(candidate: Candidate) -> None:
@@ -308,7 +248,7 @@ def _sampling_agreement(candidate: Candidate) -> None:
         "top_k": ("top_k", sampling.top_k, 0),
         "top_p": ("top_p", sampling.top_p, 1.0),
         "typical_p": ("typical_p", sampling.typical_p, 1.0),
-        "top_n_tokens": ("top_n_tokens", sampling.top_n_tokens, 0),
+        "top_n_tokens": (candidate.protocol.top_n_tokens, sampling.top_n_tokens, 0),
     }
     for field, (parameter, value, default) in used.items():
         if value == default:
@@ -334,20 +274,40 @@ def _total_tokens(candidate: Candidate) -> None:
     """
     num_tokens, limit = len(candidate.token_ids), candidate.config.max_total_tokens
     requested = candidate.parameters.max_new_tokens
-    new_tokens = min(
-        max(0, limit - num_tokens) if requested is None else requested, _CLIPPED_NEW_TOKENS
-    )
-    if num_tokens + new_tokens > limit:
-        raise ValidationError(
-            f"`inputs` tokens + `max_new_tokens` must be <= {limit}. "
-            f"Given: {num_tokens} `inputs` tokens and {new_tokens} `max_new_tokens`"
-        )
+    new_tokens = max(0, limit - num_tokens) if requested is None else requested
+    clipped = min(new_tokens, _CLIPPED_NEW_TOKENS)
+    if num_tokens + clipped <= limit:
+        return
+    if not candidate.protocol.is_native:
+        _input_tokens(candidate)  # The prompt alone may be too long.
+    else:
+        new_tokens = clipped
+    raise length_error(candidate, candidate.protocol.total_too_long, num_tokens, new_tokens)
 
 
 def _input_tokens(candidate: Candidate) -> None:
     num_tokens, limit = len(candidate.token_ids), candidate.config.max_input_tokens
     if num_tokens > limit:
-        raise ValidationError(f"`inputs` must have less than {limit} tokens. Given: {num_tokens}")
+        raise length_error(candidate, candidate.protocol.prompt_too_long, num_tokens)
+
+
+def length_error(
+    candidate: Candidate, text: str, num_tokens: int | str, num_new_tokens: int = 0
+) -> RequestError:
+    """The error for a prompt or an output that is too long. `text` is a message of the client's
+    protocol. `num_tokens` is a text if the prompt was not tokenized.
+    """
+    config = candidate.config
+    total = num_tokens + num_new_tokens if isinstance(num_tokens, int) else num_tokens
+    return candidate.protocol.length_error(
+        text.format(
+            tokens=num_tokens,
+            new=num_new_tokens,
+            total=total,
+            max_prompt=config.max_input_tokens,
+            max_total=config.max_total_tokens,
+        )
+    )
 
 
 def _known_token_ids(candidate: Candidate) -> None:

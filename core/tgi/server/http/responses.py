@@ -11,17 +11,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tgi.errors import RequestError
-from tgi.server.http.json_reader import RejectionError
+from tgi.server.http.errors import ErrorReport
 
 __all__ = [
     "ErrorResponse",
     "JsonBlocks",
     "empty_response",
     "error_body",
-    "error_headers",
-    "error_response",
     "json_response",
-    "rejection_response",
+    "native_error_response",
     "text_response",
 ]
 
@@ -78,16 +76,15 @@ def error_body(error: RequestError) -> bytes:
     return msgspec.json.encode(ErrorResponse(error.text, error.error_type))
 
 
-def error_headers(error: RequestError) -> dict[str, str]:
-    """The response headers of an error, except the content type and length."""
-    return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-
-
-def error_response(error: RequestError) -> Response:
-    """Create the response for an error."""
-    return json_response(error_body(error), error_headers(error), error.status)
-
-
-def rejection_response(rejection: RejectionError) -> Response:
-    """Create the plain-text response for an invalid request body."""
-    return text_response(rejection.text, rejection.status)
+def native_error_response(report: ErrorReport) -> Response:
+    """The response for an error on TGI's own routes. An invalid body gets plain text, and a wrong
+    key, method or path gets an empty body.
+    """
+    match report.native_body:
+        case "json":
+            body = msgspec.json.encode(ErrorResponse(report.text, report.error_type))
+            return json_response(body, report.headers, report.status)
+        case "text":
+            return text_response(report.text, report.status)
+        case "none":
+            return empty_response(report.status, report.headers)

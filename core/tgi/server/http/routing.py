@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError, TgiError
+from tgi.server.http.errors import HttpError, RouteError
 from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
-from tgi.server.http.responses import empty_response, error_response, rejection_response
 
 __all__ = [
     "DisconnectError",
+    "ErrorFormatter",
     "Handler",
     "PathRoute",
     "read_body",
@@ -26,8 +27,14 @@ __all__ = [
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[ASGIApp]]
+ErrorFormatter = Callable[[Scope, HttpError], ASGIApp]
 
 _MANY_BYTES = 1 << 16
+_MAX_SHOWN = 64  # characters of a method in an error message
+_METHOD_TEXT = "The path does not support the method `{}`. Supported methods: {}."
+_KEY_TEXT = (
+    "The API key is missing or wrong. Send the key as the header `Authorization: Bearer KEY`{}."
+)
 _CONTENT_TYPE_TEXT = "Expected request with `Content-Type: application/json`"
 _CONTENT_ENCODING_TEXT = "The content encoding `{}` is not supported. Send the body uncompressed."
 _TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
@@ -44,16 +51,20 @@ class PathRoute:
 
     Only POST requires the API key. If the path has no `get` handler, the key is checked before the
     method. If `key_header` is set, the key may also be the value of the header with that name.
+
+    `error_response` creates the response for every error in the schema of the client's protocol.
     """
 
     def __init__(
         self,
         *,
+        error_response: ErrorFormatter,
         post: Handler | None = None,
         get: Handler | None = None,
         api_key: str | None = None,
         key_header: str | None = None,
     ) -> None:
+        self._error_response = error_response
         self._handlers = {"POST": post, "GET": get, "HEAD": get}
         self._allow = ",".join(
             method for method, handler in self._handlers.items() if handler is not None
@@ -68,10 +79,8 @@ class PathRoute:
         request = Request(scope, receive)
         try:
             response = await self._respond(request)
-        except RejectionError as rejection:
-            response = rejection_response(rejection)
-        except RequestError as error:
-            response = error_response(error)
+        except (RequestError, RejectionError, RouteError) as error:
+            response = self._error_response(scope, error)
         except (DisconnectError, ClientDisconnect):
             return
         await response(scope, receive, _without_body(send) if request.method == "HEAD" else send)
@@ -80,10 +89,15 @@ class PathRoute:
         handler = self._handlers.get(request.method)
         is_guarded = self._is_guarded and (request.method == "POST" or self._guards_all_methods)
         if is_guarded and not self._has_key(request):
-            return empty_response(401, None if handler else {"allow": self._allow})
+            raise self._key_error(None if handler else {"allow": self._allow})
         if handler is None:
-            return empty_response(405, {"allow": self._allow})
+            text = _METHOD_TEXT.format(request.method[:_MAX_SHOWN], self._allow)
+            raise RouteError(405, "method_not_supported", text, {"allow": self._allow})
         return await handler(request)
+
+    def _key_error(self, headers: Mapping[str, str] | None) -> RouteError:
+        header = "" if self._key_header is None else f", or as the header `{self._key_header}`"
+        return RouteError(401, "invalid_api_key", _KEY_TEXT.format(header), headers)
 
     def _has_key(self, request: Request) -> bool:
         keys = []

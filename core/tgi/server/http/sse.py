@@ -66,14 +66,20 @@ class EventStream:
 
     @classmethod
     async def open(
-        cls, receive: Receive, events: AsyncGenerator[str, None], headers: Mapping[str, str]
+        cls,
+        receive: Receive,
+        events: AsyncGenerator[str, None],
+        headers: Mapping[str, str],
+        *,
+        ending: Callable[[], str] = str,
     ) -> EventStream:
         """Wait for the first item of `events`, then create the stream. An error before that item
-        can therefore be returned with its own status.
+        can therefore be returned with its own status. `ending` is that of the constructor.
 
         Raises the exceptions of `events`, and `DisconnectError` if the client disconnects.
         """
-        return cls(events, headers, opening=await run_until_disconnect(receive, anext(events)))
+        opening = await run_until_disconnect(receive, anext(events))
+        return cls(events, headers, opening=opening, ending=ending)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""

@@ -22,14 +22,14 @@ from tgi.server.http.json_format import (
 from tgi.server.native.response_schemas import (
     BestOfSequence,
     Details,
+    JsonF32,
     PrefillToken,
     StreamDetails,
     StreamResponse,
     Token,
-    json_f32,
 )
 
-__all__ = ["details", "format_stream_response", "stream_response"]
+__all__ = ["details", "format_stream_response", "json_f32", "stream_response"]
 
 _HEAD, _BEFORE_ID, _BEFORE_TEXT, _BEFORE_LOGPROB, _BEFORE_SPECIAL, _TAIL = split_at_holes(
     StreamResponse(
@@ -117,3 +117,8 @@ def _top_tokens(sequence: GeneratedSequence) -> list[list[Token]]:
 
 def _token(token: GeneratedToken | ScoredToken) -> Token:
     return Token(token.id, token.text, json_f32(token.logprob), token.special)
+
+
+def json_f32(value: float | None) -> JsonF32:
+    """The JSON text of an f32, or null for None, NaN and the infinities."""
+    return msgspec.Raw(format_f32(value).encode())

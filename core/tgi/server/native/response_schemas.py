@@ -7,12 +7,11 @@ if the request enables the field.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from tgi.server.generation.parameters import U32, U64, Usize
-from tgi.server.http.json_format import format_f32
 from tgi.types import FinishReason
 
 __all__ = [
@@ -24,14 +23,11 @@ __all__ = [
     "JsonF32",
     "KVCacheInfo",
     "MemoryInfo",
-    "ModelInfo",
-    "ModelsInfo",
     "PrefillToken",
     "SimpleToken",
     "StreamDetails",
     "StreamResponse",
     "Token",
-    "json_f32",
 ]
 
 # An f32 as JSON text, because msgspec would write the digits of an f64.
@@ -39,11 +35,6 @@ JsonF32 = Annotated[
     msgspec.Raw,
     msgspec.Meta(title="f32", extra_json_schema={"type": "number", "nullable": True}),
 ]
-
-
-def json_f32(value: float | None) -> JsonF32:
-    """The JSON text of an f32, or null for None, NaN and the infinities."""
-    return msgspec.Raw(format_f32(value).encode())
 
 
 class Token(msgspec.Struct):
@@ -175,19 +166,3 @@ class BackendInfo(msgspec.Struct):
     vocab_size: Usize
     memory: list[MemoryInfo]
     facts: dict[str, str]
-
-
-class ModelInfo(msgspec.Struct):
-    """The served model."""
-
-    id: str
-    object: Literal["model"]
-    created: U64
-    owned_by: str
-
-
-class ModelsInfo(msgspec.Struct):
-    """A list that contains the served model."""
-
-    object: Literal["list"]
-    data: list[ModelInfo]

@@ -13,7 +13,13 @@ import msgspec
 from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
 from tgi.server.chat.prompt import render_prompt
-from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
+from tgi.server.generation.parameters import (
+    StopStyle,
+    TextRequest,
+    generate_parameters,
+    reject_unsupported,
+)
+from tgi.server.generation.protocols import CHAT, COMPLETIONS, ClientProtocol
 from tgi.server.http.json_format import round_f32
 from tgi.server.http.json_reader import RejectionError
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
@@ -24,7 +30,6 @@ __all__ = [
     "SuffixError",
     "chat_request",
     "completion_requests",
-    "reject_unsupported",
 ]
 
 _MAX_PENALTY = 2.0
@@ -52,8 +57,11 @@ class BatchSizeError(RequestError):
     status = 422
     error_type = "batch size exceeded"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {limit}")
+    def __init__(self, limit: int, count: int) -> None:
+        super().__init__(
+            f"Number of prompts exceeds the maximum allowed batch size of {limit}. Given: {count}."
+            " Send fewer prompts, or start the server with a larger `--max-client-batch-size`."
+        )
 
 
 def completion_requests(body: CompletionRequest, state: ServerState) -> list[TextRequest]:
@@ -63,8 +71,9 @@ def completion_requests(body: CompletionRequest, state: ServerState) -> list[Tex
     prompts = _prompts(body.prompt)
     if body.suffix is not None:
         raise SuffixError
-    if len(prompts) > state.config.max_client_batch_size:
-        raise BatchSizeError(state.config.max_client_batch_size)
+    max_prompts = state.config.max_client_batch_size
+    if len(prompts) > max_prompts:
+        raise BatchSizeError(max_prompts, len(prompts))
     has_logprobs = body.logprobs is not None and body.logprobs is not False
     if body.echo and has_logprobs:
         _check_echo_logprobs(body, state)
@@ -74,6 +83,7 @@ def completion_requests(body: CompletionRequest, state: ServerState) -> list[Tex
         max_tokens = 1  # The engine generates at least one token. The response omits it.
     request = _text_request(
         body,
+        COMPLETIONS,
         max_tokens=max_tokens,
         num_sequences=num_sequences,
         has_logprobs=has_logprobs or num_sequences > (body.n or 1),
@@ -102,9 +112,12 @@ async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
         raise ValidationError(
             f"`top_logprobs` requires `logprobs` to be true. Given: {body.top_logprobs}"
         )
+    # If a client sends both names of the limit, the newer name takes precedence.
+    name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     request = _text_request(
         body,
-        max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
+        msgspec.structs.replace(CHAT, max_new_tokens=name),
+        max_tokens=getattr(body, name),
         num_sequences=_checked_count("n", body.n, 1, state.config),
         has_logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs,
@@ -114,15 +127,9 @@ async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
     return dataclasses.replace(request, prompt=prompt, add_special_tokens=False)
 
 
-def reject_unsupported(fields: Mapping[str, object]) -> None:
-    """Raise `ValidationError` for the first field whose value is truthy."""
-    for name, value in fields.items():
-        if value:
-            raise ValidationError(f"`{name}` is not supported by this version: leave it out")
-
-
 def _text_request(
     body: CompletionRequest | ChatRequest,
+    protocol: ClientProtocol,
     *,
     max_tokens: int | None,
     num_sequences: int,
@@ -149,7 +156,12 @@ def _text_request(
         prompt_logprobs=has_prompt_logprobs,
     )
     return TextRequest(
-        "", parameters, StopStyle.OPENAI, num_sequences=num_sequences, sampling=sampling
+        "",
+        parameters,
+        StopStyle.OPENAI,
+        num_sequences=num_sequences,
+        sampling=sampling,
+        protocol=protocol,
     )
 
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import msgspec
 
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken
 from tgi.server.http.json_format import HOLE, format_json, format_string, split_at_holes
+from tgi.server.openai.logprobs import (
+    chat_logprobs,
+    completion_logprobs,
+    with_prompt_logprobs,
+)
 from tgi.server.openai.response_schemas import (
     ChatCompletionChoice,
     ChatCompletionChunkChoice,
     ChatCompletionDelta,
-    ChatLogprob,
-    ChatLogprobs,
-    ChatTopLogprob,
     CompletionChoice,
-    CompletionLogprobs,
     OutputMessage,
+    PromptTokensDetails,
     StopReason,
     Usage,
 )
@@ -38,9 +41,7 @@ __all__ = [
     "Envelope",
     "TokenCounts",
     "chat_choice",
-    "chat_logprobs",
     "completion_choice",
-    "completion_logprobs",
     "finish_reason",
 ]
 
@@ -89,6 +90,7 @@ class TokenCounts:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens that were in the prefix cache
 
     @classmethod
     def of(cls, results: Sequence[Sequence[GeneratedSequence]]) -> TokenCounts:
@@ -98,6 +100,7 @@ class TokenCounts:
         return cls(
             sum(sequences[0].input_length for sequences in results),
             sum(sequence.num_generated_tokens for sequences in results for sequence in sequences),
+            sum(sequences[0].num_cached_tokens for sequences in results),
         )
 
     @property
@@ -107,6 +110,7 @@ class TokenCounts:
             self.prompt_tokens,
             self.completion_tokens,
             self.prompt_tokens + self.completion_tokens,
+            PromptTokensDetails(self.cached_tokens),
         )
 
 
@@ -116,11 +120,13 @@ class ChunkShape:
     """Functions that build the parts of a chunk.
 
     `choice` takes the index, the text, the log probabilities and the finish reason. `logprobs`
-    takes a token and its text offset in characters.
+    takes a token and its text offset in characters. `first_choice` builds the first part of a
+    choice.
     """
 
     choice: Callable[[Any, Any, Any, Any], msgspec.Struct]
     logprobs: Callable[[GeneratedToken, int], msgspec.Struct]
+    first_choice: Callable[[Any, Any, Any, Any], msgspec.Struct]
 
 
 @final
@@ -130,11 +136,21 @@ class ChunkWriter:
     """
 
     def __init__(
-        self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool
+        self,
+        envelope: Envelope,
+        shape: ChunkShape,
+        first_index: int,
+        num_choices: int,
+        *,
+        has_logprobs: bool,
     ) -> None:
         """`first_index` is the index of the first choice of the prompt."""
-        choice = shape.choice(HOLE, HOLE, HOLE, HOLE)
-        self._parts = split_at_holes(envelope.object_with([choice], None))
+        first, other = (
+            split_at_holes(envelope.object_with([choice(HOLE, HOLE, HOLE, HOLE)], None))
+            for choice in (shape.first_choice, shape.choice)
+        )
+        self._first_parts, self._parts = first, other
+        self._unsent = set(range(num_choices))  # the choices of which no chunk was written
         self._shape = shape
         self._first_index = first_index
         self._has_logprobs = has_logprobs
@@ -151,7 +167,11 @@ class ChunkWriter:
         return self._chunk(sequence, text, "null", "null")
 
     def _chunk(self, sequence: int, text: str, logprobs: str, reason: str) -> str:
-        head, before_text, before_logprobs, before_reason, tail = self._parts
+        parts = self._parts
+        if sequence in self._unsent:
+            self._unsent.remove(sequence)
+            parts = self._first_parts
+        head, before_text, before_logprobs, before_reason, tail = parts
         return (
             f"{head}{self._first_index + sequence}{before_text}{format_string(text)}"
             f"{before_logprobs}{logprobs}{before_reason}{reason}{tail}"
@@ -180,16 +200,6 @@ def chat_choice(
     )
 
 
-def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:
-    """The log probabilities of a chat completion. `bytes` are the UTF-8 bytes of a token's text."""
-    return ChatLogprobs([_chat_logprob(token) for token in tokens], None)
-
-
-def _chat_logprob(token: GeneratedToken) -> ChatLogprob:
-    top = [ChatTopLogprob(t.text, t.logprob, list(t.text.encode())) for t in token.top_tokens]
-    return ChatLogprob(token.piece, token.logprob, list(token.piece.encode()), top)
-
-
 def completion_choice(
     index: int,
     sequence: GeneratedSequence,
@@ -206,53 +216,30 @@ def completion_choice(
     if has_logprobs:
         logprobs = completion_logprobs(tokens)
         if prompt is not None:
-            logprobs = _with_prompt_logprobs(logprobs, sequence, len(prompt))
+            logprobs = with_prompt_logprobs(logprobs, sequence, prompt)
     return CompletionChoice(index, text, logprobs, finish_reason(sequence))
 
 
-def completion_logprobs(
-    tokens: Sequence[GeneratedToken], text_offset: int = 0
-) -> CompletionLogprobs:
-    """The log probabilities of a completion as four lists. Offsets are positions in the text of the
-    choice, in characters.
-    """
-    offsets = []
-    for token in tokens:
-        offsets.append(text_offset)
-        text_offset += 0 if token.special else len(token.piece)
-    return CompletionLogprobs(
-        tokens=[token.piece for token in tokens],
-        token_logprobs=[token.logprob for token in tokens],
-        top_logprobs=[{t.text: t.logprob for t in token.top_tokens} or None for token in tokens],
-        text_offset=offsets,
-    )
-
-
-def _with_prompt_logprobs(
-    logprobs: CompletionLogprobs, sequence: GeneratedSequence, prompt_length: int
-) -> CompletionLogprobs:
-    """Insert the tokens of the echoed prompt before the generated tokens. Prompt tokens have no
-    `top_logprobs`.
-    """
-    prefill = sequence.prefill
-    offsets, position = [], 0
-    for token in prefill:
-        offsets.append(min(position, prompt_length))
-        position += len(token.text)
-    return CompletionLogprobs(
-        tokens=[token.text for token in prefill] + logprobs.tokens,
-        token_logprobs=[token.logprob for token in prefill] + logprobs.token_logprobs,
-        top_logprobs=[*[None] * len(prefill), *logprobs.top_logprobs],
-        text_offset=offsets + [prompt_length + offset for offset in logprobs.text_offset],
-    )
+def _chat_chunk_choice(
+    index: Any,  # noqa: ANN401 - a value or `HOLE`
+    text: Any,  # noqa: ANN401
+    logprobs: Any,  # noqa: ANN401
+    reason: Any,  # noqa: ANN401
+    *,
+    is_first: bool,
+) -> ChatCompletionChunkChoice:
+    role: Any = "assistant" if is_first else msgspec.UNSET
+    delta = ChatCompletionDelta(role=role, content=text)
+    return ChatCompletionChunkChoice(index, delta, logprobs, reason)
 
 
 CHAT_CHUNK = ChunkShape(
-    lambda index, text, logprobs, reason: ChatCompletionChunkChoice(
-        index, ChatCompletionDelta("assistant", text), logprobs, reason
-    ),
+    partial(_chat_chunk_choice, is_first=False),
     lambda token, _: chat_logprobs([token]),
+    partial(_chat_chunk_choice, is_first=True),
 )
 COMPLETION_CHUNK = ChunkShape(
-    CompletionChoice, lambda token, text_offset: completion_logprobs([token], text_offset)
+    CompletionChoice,
+    lambda token, text_offset: completion_logprobs([token], text_offset),
+    CompletionChoice,
 )

@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from tgi.server.generation.parameters import F32, U32, U64, Usize
-from tgi.server.native.response_schemas import SimpleToken
+from tgi.server.generation.parameters import U32, U64, Usize
+from tgi.server.native.response_schemas import JsonF32, SimpleToken
 
 __all__ = [
     "ChatCompletion",
@@ -26,10 +26,13 @@ __all__ = [
     "Completion",
     "CompletionChoice",
     "CompletionLogprobs",
+    "ModelInfo",
+    "ModelsInfo",
+    "OpenAIError",
+    "OpenAIErrorDetails",
     "OutputMessage",
+    "PromptTokensDetails",
     "StopReason",
-    "StreamError",
-    "StreamErrorDetails",
     "Usage",
 ]
 
@@ -43,27 +46,36 @@ class ChatTokenizeResponse(msgspec.Struct):
     templated_text: str
 
 
+class PromptTokensDetails(msgspec.Struct):
+    """Prompt tokens that were in the prefix cache."""
+
+    cached_tokens: U32
+
+
 class Usage(msgspec.Struct):
     """The number of tokens of a request and of its response."""
 
     prompt_tokens: U32
     completion_tokens: U32
     total_tokens: U32
+    prompt_tokens_details: PromptTokensDetails
 
 
 class ChatTopLogprob(msgspec.Struct):
-    """An alternative to a token. `bytes` is its text in UTF-8."""
+    """An alternative to a token. `bytes` are the bytes of the token, which may be a part of a
+    character.
+    """
 
     token: str
-    logprob: F32 | None
+    logprob: JsonF32
     bytes: list[int]
 
 
 class ChatLogprob(msgspec.Struct):
-    """A token of a chat. `bytes` is the text that the token adds, in UTF-8."""
+    """A token of a chat. `bytes` are the bytes of the token, which may be a part of a character."""
 
     token: str
-    logprob: F32 | None
+    logprob: JsonF32
     bytes: list[int]
     top_logprobs: list[ChatTopLogprob]
 
@@ -104,10 +116,10 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
 
 
-class ChatCompletionDelta(msgspec.Struct):
-    """The text that a chunk adds."""
+class ChatCompletionDelta(msgspec.Struct, kw_only=True):
+    """The text that a chunk adds. The first chunk of a choice contains the role."""
 
-    role: Literal["assistant"]
+    role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
     content: str
 
 
@@ -133,11 +145,13 @@ class ChatCompletionChunk(msgspec.Struct):
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """Log probabilities as columns, with one entry per token."""
+    """Log probabilities as columns, with one entry per token. A map of `top_logprobs` contains the
+    token itself and its alternatives.
+    """
 
     tokens: list[str]
-    token_logprobs: list[F32 | None]
-    top_logprobs: list[dict[str, F32 | None] | None]
+    token_logprobs: list[JsonF32]
+    top_logprobs: list[dict[str, JsonF32] | None]
     text_offset: list[Usize]
 
 
@@ -162,14 +176,33 @@ class Completion(msgspec.Struct):
     usage: Usage | None
 
 
-class StreamErrorDetails(msgspec.Struct):
-    """The message and the status of an error in a stream."""
+class ModelInfo(msgspec.Struct):
+    """The served model."""
+
+    id: str
+    object: Literal["model"]
+    created: U64
+    owned_by: str
+
+
+class ModelsInfo(msgspec.Struct):
+    """A list that contains the served model."""
+
+    object: Literal["list"]
+    data: list[ModelInfo]
+
+
+class OpenAIErrorDetails(msgspec.Struct):
+    """The message of an error, the field that caused it, and OpenAI's code for it."""
 
     message: str
-    http_status_code: U32
+    type: str
+    param: str | None
+    code: str | None
 
 
-class StreamError(msgspec.Struct):
-    """The event that ends a stream after an error."""
+class OpenAIError(msgspec.Struct):
+    """An error as a response, or as the last event of a stream. `error_type` is TGI's field."""
 
-    error: StreamErrorDetails
+    error: OpenAIErrorDetails
+    error_type: str

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from tgi.backend import SamplingParams
-from tgi.errors import RequestError, ValidationError
-from tgi.server.chat.prompt import render_prompt
+from tgi.errors import RequestError
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken
-from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
+from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.pipeline import GenerationPipeline, response_headers, stream_headers
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import reject_unsupported
+from tgi.server.openai.logprobs import token_logprobs
+from tgi.server.openai.response_schemas import ChatLogprob
+from tgi.server.openai.responses_api_input import response_request
 from tgi.server.openai.responses_api_output import (
     ContentPart,
     ContentPartEvent,
@@ -46,23 +46,11 @@ from tgi.server.openai.responses_api_output import (
     TextDoneEvent,
     TextFormat,
 )
-from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
+from tgi.server.openai.responses_api_schemas import ResponsesRequest
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
 
-__all__ = ["ResponsesRoutes", "StatelessError"]
-
-_TEXT_FORMAT = {"type": "text"}
-_TEXT_PARTS = ("input_text", "output_text", "text")
-_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-
-
-@final
-class StatelessError(RequestError):
-    """Error 400 for a request that refers to stored responses."""
-
-    status = 400
-    error_type = "invalid_request_error"
+__all__ = ["ResponsesRoutes"]
 
 
 @final
@@ -100,17 +88,22 @@ class _ResponseBuilder:
             text=ResponseText(TextFormat("text")),
             tool_choice="auto",
             tools=[],
+            top_logprobs=body.top_logprobs or 0,
             top_p=1.0 if body.top_p is None else body.top_p,
             truncation="disabled",
             usage=None,
         )
 
-    def finished(self, result: GeneratedSequence) -> Response:
+    def logprobs(self, tokens: Sequence[GeneratedToken]) -> list[ChatLogprob]:
+        """The log probabilities of these tokens, if the client requested them."""
+        return token_logprobs(tokens) if self.body.has_logprobs else []
+
+    def finished(self, result: GeneratedSequence, logprobs: list[ChatLogprob]) -> Response:
         """The response object after the end of the generation."""
         is_cut = result.finish_reason is FinishReason.LENGTH
         response = self.response("incomplete" if is_cut else "completed")
         response.incomplete_details = IncompleteDetails("max_output_tokens") if is_cut else None
-        response.output = [self.item(response.status, result.text)]
+        response.output = [self.item(response.status, result.text, logprobs)]
         response.usage = ResponseUsage(
             input_tokens=result.input_length,
             input_tokens_details=InputTokensDetails(result.num_cached_tokens),
@@ -126,9 +119,11 @@ class _ResponseBuilder:
         response.error = ResponseError("server_error", error.text)
         return response
 
-    def item(self, status: ResponseStatus, text: str | None = None) -> OutputItem:
+    def item(
+        self, status: ResponseStatus, text: str | None = None, logprobs: Sequence[ChatLogprob] = ()
+    ) -> OutputItem:
         """The message of the response. Its content is empty if `text` is None."""
-        content = [] if text is None else [_part(text)]
+        content = [] if text is None else [_part(text, logprobs)]
         return OutputItem(self.item_id, "message", status, "assistant", content)
 
 
@@ -141,18 +136,19 @@ class ResponsesRoutes:
         self._pipeline = pipeline
 
     async def create(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/responses`."""
+        """Handle `POST /v1/responses`."""
         config = self._state.config
         call, body = await self._pipeline.read(http_request, ResponsesRequest)
         with self._pipeline.counted():
-            request = await _text_request(body, self._state)
+            request = await response_request(body, self._state)
         builder = _ResponseBuilder(body, self._pipeline.model_name(body.model))
         if body.stream:
             return await EventStream.open(
                 call.receive, self._events(request, builder), stream_headers(config, [request])
             )
         sequences = await self._pipeline.collect(call, request)
-        response = msgspec.json.encode(builder.finished(sequences[0]))
+        [result] = sequences
+        response = msgspec.json.encode(builder.finished(result, builder.logprobs(result.tokens)))
         return json_response(response, response_headers(config, [request], [sequences]))
 
     async def _events(
@@ -174,81 +170,8 @@ class ResponsesRoutes:
             yield writer.failure(error)
 
 
-async def _text_request(body: ResponsesRequest, state: ServerState) -> TextRequest:
-    if body.previous_response_id is not None or body.conversation is not None:
-        name = "conversation" if body.previous_response_id is None else "previous_response_id"
-        raise StatelessError(
-            f"`{name}` is not supported, because this server does not store responses: send the"
-            " whole conversation in `input`"
-        )
-    text_format = None if body.text is None else body.text.format
-    reject_unsupported(
-        {
-            "prompt": body.prompt,
-            "background": body.background,
-            "tools": body.tools,
-            "text.format": text_format not in (None, _TEXT_FORMAT),
-            "truncation": body.truncation not in (None, "disabled"),
-            "top_logprobs": body.top_logprobs,
-            "include: message.output_text.logprobs": (
-                "message.output_text.logprobs" in (body.include or ())
-            ),
-        }
-    )
-    parameters = generate_parameters(
-        body,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        max_new_tokens=body.max_output_tokens,
-        seed=body.seed,
-    )
-    prompt = await render_prompt(state.chat_template, _messages(body))
-    return TextRequest(
-        prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, sampling=SamplingParams()
-    )
-
-
-def _messages(body: ResponsesRequest) -> list[Mapping[str, Any]]:
-    messages: list[Mapping[str, Any]] = []
-    if body.instructions:
-        messages.append({"role": "system", "content": body.instructions})
-    if isinstance(body.input, str):
-        return [*messages, {"role": "user", "content": body.input}]
-    return messages + [_message(item, index) for index, item in enumerate(body.input)]
-
-
-def _message(item: InputItem, index: int) -> Mapping[str, Any]:
-    if item.type not in (None, "message"):
-        raise ValidationError(
-            f"`input[{index}]` of type `{item.type}` is not supported by this version: leave it out"
-        )
-    role = _ROLES.get(item.role or "")
-    if role is None:
-        raise ValidationError(
-            f"`input[{index}].role` must be one of {', '.join(_ROLES)}. Given: {item.role}"
-        )
-    if isinstance(item.content, str):
-        return {"role": role, "content": item.content}
-    if not isinstance(item.content, list):
-        raise ValidationError(f"`input[{index}].content` must be a string or a list of parts")
-    return {
-        "role": role,
-        "content": [{"type": "text", "text": _part_text(part, index)} for part in item.content],
-    }
-
-
-def _part_text(part: object, index: int) -> str:
-    match part:
-        case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
-            return text
-    raise ValidationError(
-        f"only text is supported in `input[{index}].content` by this version: remove images and"
-        " files"
-    )
-
-
-def _part(text: str) -> ContentPart:
-    return ContentPart("output_text", text, annotations=[], logprobs=[])
+def _part(text: str, logprobs: Sequence[ChatLogprob] = ()) -> ContentPart:
+    return ContentPart("output_text", text, annotations=[], logprobs=list(logprobs))
 
 
 @final
@@ -259,6 +182,8 @@ class _EventWriter:
         self._builder = builder
         self._place = {"item_id": builder.item_id, "output_index": 0, "content_index": 0}
         self._next_number = 0
+        # log probabilities of the tokens so far, if requested
+        self._logprobs: list[ChatLogprob] = []
 
     @property
     def has_begun(self) -> bool:
@@ -279,16 +204,17 @@ class _EventWriter:
 
     def token(self, token: GeneratedToken) -> str:
         """The events of a token."""
-        text = token.plain_text
+        text, logprobs = token.plain_text, self._builder.logprobs([token])
+        self._logprobs += logprobs
         delta = (
             self._event(
                 TextDeltaEvent,
                 "response.output_text.delta",
                 **self._place,
                 delta=text,
-                logprobs=[],
+                logprobs=logprobs,
             )
-            if text
+            if text or logprobs
             else ""
         )
         return delta if token.result is None else delta + self._ending(token.result)
@@ -298,14 +224,22 @@ class _EventWriter:
         return self._event(ResponseEvent, "response.failed", response=self._builder.failed(error))
 
     def _ending(self, result: GeneratedSequence) -> str:
-        finished, text = self._builder.finished(result), result.text
+        logprobs, text = self._logprobs, result.text
+        finished = self._builder.finished(result, logprobs)
         [message] = finished.output
         return (
             self._event(
-                TextDoneEvent, "response.output_text.done", **self._place, text=text, logprobs=[]
+                TextDoneEvent,
+                "response.output_text.done",
+                **self._place,
+                text=text,
+                logprobs=logprobs,
             )
             + self._event(
-                ContentPartEvent, "response.content_part.done", **self._place, part=_part(text)
+                ContentPartEvent,
+                "response.content_part.done",
+                **self._place,
+                part=_part(text, logprobs),
             )
             + self._event(
                 OutputItemEvent, "response.output_item.done", output_index=0, item=message

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from tgi.server.generation.parameters import U32, U64
+from tgi.server.openai.response_schemas import ChatLogprob
 
 __all__ = [
     "ContentPart",
@@ -37,12 +38,12 @@ ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ContentPart(msgspec.Struct):
-    """A part of a message that contains text. `annotations` and `logprobs` are always empty."""
+    """A part of a message that contains text. `annotations` is always empty."""
 
     type: Literal["output_text"]
     text: str
     annotations: list[Any]
-    logprobs: list[Any]
+    logprobs: list[ChatLogprob]
 
 
 class OutputItem(msgspec.Struct):
@@ -132,6 +133,7 @@ class Response(msgspec.Struct, kw_only=True):
     text: ResponseText
     tool_choice: Literal["auto"]
     tools: list[Any]
+    top_logprobs: U32
     top_p: float
     truncation: Literal["disabled"]
     usage: ResponseUsage | None
@@ -180,7 +182,7 @@ class TextDeltaEvent(msgspec.Struct):
     output_index: U32
     content_index: U32
     delta: str
-    logprobs: list[Any]
+    logprobs: list[ChatLogprob]
 
 
 class TextDoneEvent(msgspec.Struct):
@@ -192,4 +194,4 @@ class TextDoneEvent(msgspec.Struct):
     output_index: U32
     content_index: U32
     text: str
-    logprobs: list[Any]
+    logprobs: list[ChatLogprob]

@@ -13,15 +13,19 @@ from tgi.server.generation.parameters import F32, U32, U64, ExtensionFields, che
 
 __all__ = ["InputItem", "ResponseTextConfig", "ResponsesRequest"]
 
+LOGPROBS_NAME = "message.output_text.logprobs"
+"""The value of `include` that requests log probabilities."""
+
 
 class InputItem(msgspec.Struct, frozen=True):
     """One item of the conversation. An item without a type is a message. `content` is a text or a
-    list of parts.
+    list of parts. `summary` belongs to an item with reasoning.
     """
 
     type: str | None = None
     role: str | None = None
     content: Any = None
+    summary: Any = None
 
 
 class ResponseTextConfig(msgspec.Struct, frozen=True):
@@ -44,6 +48,8 @@ class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     seed: U64 | None = None
     store: bool | None = None  # has no effect; `store` is always false in the response
+    top_logprobs: U32 | None = None
+    include: list[str] | None = None
     # These fields are rejected, unless they are null or their value has no effect.
     previous_response_id: str | None = None
     conversation: Any = None
@@ -51,8 +57,11 @@ class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
     background: bool | None = None
     tools: list[Any] | None = None
     truncation: str | None = None
-    top_logprobs: U32 | None = None
-    include: list[str] | None = None
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether the response contains log probabilities. Both fields request them."""
+        return bool(self.top_logprobs) or LOGPROBS_NAME in (self.include or ())
 
     def __post_init__(self) -> None:
         """Check the upper bound of the unsigned 64-bit integers."""

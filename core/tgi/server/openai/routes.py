@@ -1,6 +1,8 @@
 """The OpenAI routes of TGI: `/v1/completions`, `/v1/chat/completions` and `/chat_tokenize`.
 
-The schemas are those of the OpenAI API reference. Error bodies and statuses are those of TGI.
+The schemas are those of the OpenAI API reference, and the statuses are those of TGI. A stream
+begins only after all its prompts have been validated, so that an invalid request is rejected with
+its own status.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
 from tgi.errors import RequestError
-from tgi.server.generation.concurrency import merge
+from tgi.server.generation.concurrency import merge_when_all_begin
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.pipeline import (
     GenerationPipeline,
@@ -26,10 +28,10 @@ from tgi.server.generation.pipeline import (
     response_headers,
     stream_headers,
 )
-from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import JsonBlocks, json_response
 from tgi.server.http.sse import DONE, EventStream, event
 from tgi.server.native.routes import format_tokens
+from tgi.server.openai.errors import openai_error_event
 from tgi.server.openai.requests import chat_request, completion_requests
 from tgi.server.openai.response_bodies import (
     CHAT_CHUNK,
@@ -45,15 +47,11 @@ from tgi.server.openai.response_schemas import (
     ChatCompletionChunk,
     ChatTokenizeResponse,
     Completion,
-    StreamError,
-    StreamErrorDetails,
 )
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest, StreamOptions
 from tgi.server.state import ServerState
 
 __all__ = ["OpenAIRoutes"]
-
-_STREAM_ERROR_STATUS = 422  # As in TGI, the status is the same for all errors of a stream.
 
 
 @final
@@ -64,6 +62,13 @@ class _StreamedPrompt:
     request: TextRequest
     writer: ChunkWriter
     echo: str = ""
+
+    def opening(self) -> str:
+        """The chunks before the output, which contain the echoed prompt."""
+        if not self.echo:
+            return ""
+        writer, count = self.writer, self.request.num_sequences
+        return "".join([event(writer.opening(i, self.echo)) for i in range(count)])
 
 
 @final
@@ -91,17 +96,19 @@ class OpenAIRoutes:
         self._pipeline = pipeline
 
     async def completions(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/completions`."""
+        """Handle `POST /v1/completions`."""
         call, body = await self._pipeline.read(http_request, CompletionRequest)
         return await self.response_completions(call, body)
 
     async def chat_completions(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/chat/completions`."""
+        """Handle `POST /v1/chat/completions`."""
         call, body = await self._pipeline.read(http_request, ChatRequest)
         return await self.response_chat(call, body)
 
     async def chat_tokenize(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /chat_tokenize`: the prompt of a chat and its tokens with byte ranges."""
+        """Handle `POST /chat_tokenize`. The response contains the prompt of a chat and its tokens
+        with byte ranges.
+        """
         _, body = await self._pipeline.read(http_request, ChatRequest)
         with self._pipeline.counted():
             prompt = (await chat_request(body, self._state)).prompt
@@ -126,13 +133,17 @@ class OpenAIRoutes:
                 _StreamedPrompt(
                     request,
                     ChunkWriter(
-                        envelope, COMPLETION_CHUNK, i * num_choices, has_logprobs=has_logprobs
+                        envelope,
+                        COMPLETION_CHUNK,
+                        i * num_choices,
+                        num_choices,
+                        has_logprobs=has_logprobs,
                     ),
                     request.prompt if body.echo else "",
                 )
                 for i, request in enumerate(requests)
             ]
-            return self._stream(envelope, parts, body.stream_options)
+            return await self._stream(call, envelope, parts, body.stream_options)
         results = await self._pipeline.collect_all(call, requests)
         hides_output = bool(body.echo) and body.max_tokens == 0
         kept = [
@@ -163,8 +174,10 @@ class OpenAIRoutes:
             envelope = self._envelope(
                 ChatCompletionChunk, "chat.completion.chunk", "chatcmpl", body.model
             )
-            writer = ChunkWriter(envelope, CHAT_CHUNK, 0, has_logprobs=bool(body.logprobs))
-            return self._stream(envelope, [_StreamedPrompt(request, writer)], body.stream_options)
+            num_choices, has_logprobs = request.num_sequences, bool(body.logprobs)
+            writer = ChunkWriter(envelope, CHAT_CHUNK, 0, num_choices, has_logprobs=has_logprobs)
+            parts = [_StreamedPrompt(request, writer)]
+            return await self._stream(call, envelope, parts, body.stream_options)
         envelope = self._envelope(ChatCompletion, "chat.completion", "chatcmpl", body.model)
         sequences = await self._pipeline.collect(call, request)
         choices = [
@@ -186,37 +199,41 @@ class OpenAIRoutes:
             system_fingerprint=self._state.config.system_fingerprint,
         )
 
-    def _stream(
-        self, envelope: Envelope, parts: Sequence[_StreamedPrompt], options: StreamOptions | None
+    async def _stream(
+        self,
+        call: HttpCall,
+        envelope: Envelope,
+        parts: Sequence[_StreamedPrompt],
+        options: StreamOptions | None,
     ) -> EventStream:
         has_usage = options is not None and bool(options.include_usage)
         response = _StreamedResponse(envelope, TokenCounts() if has_usage else None)
         headers = stream_headers(self._state.config, [part.request for part in parts])
-        events = merge([self._events(part, response) for part in parts])
-        return EventStream(events, headers, ending=response.ending)
+        events = merge_when_all_begin([self._events(part, response) for part in parts])
+        return await EventStream.open(call.receive, events, headers, ending=response.ending)
 
     async def _events(
         self, part: _StreamedPrompt, response: _StreamedResponse
     ) -> AsyncGenerator[str, None]:
-        """Yield the chunks of one prompt."""
+        """Yield the chunks of one prompt. The first item has no generated text. Raises
+        `RequestError` before the first item if the request is rejected.
+        """
         chunk, counts = part.writer.chunk, response.counts
+        has_begun = False
         try:
             async with self._pipeline.stream(part.request) as generation:
                 if counts is not None:
                     counts.prompt_tokens += generation.input_length
-                if part.echo:
-                    yield "".join(
-                        [
-                            event(part.writer.opening(i, part.echo))
-                            for i in range(part.request.num_sequences)
-                        ]
-                    )
+                has_begun = True
+                yield part.opening()
                 async for tokens in generation:
                     if counts is not None:
                         counts.completion_tokens += len(tokens)
                     yield "".join([event(chunk(token)) for token in tokens])
+                if counts is not None:
+                    counts.cached_tokens += generation.num_cached_tokens
         except RequestError as error:
+            if not has_begun:
+                raise
             response.has_failed = True
-            yield event(
-                format_json(StreamError(StreamErrorDetails(error.text, _STREAM_ERROR_STATUS)))
-            )
+            yield openai_error_event(error)

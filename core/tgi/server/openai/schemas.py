@@ -74,8 +74,9 @@ class CompletionRequest(_SharedFields, frozen=True, kw_only=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of a chat. `content` is a text or a list of parts. The fields of tool calls are
-    passed to the chat template unchanged.
+    """One message of a chat. `content` is a text or a list of parts. The fields of tool calls and
+    of the reasoning are passed to the chat template unchanged. A refusal without content is the
+    text of the message.
     """
 
     role: str
@@ -83,6 +84,9 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     tool_calls: Any = None
     tool_call_id: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChatRequest(_SharedFields, frozen=True, kw_only=True):
@@ -102,9 +106,5 @@ class ChatRequest(_SharedFields, frozen=True, kw_only=True):
     audio: Any = None
 
     def __post_init__(self) -> None:
-        """Check the upper bound of the unsigned 64-bit integers, and that only one of the two names
-        of the output limit is used.
-        """
+        """Check the upper bound of the unsigned 64-bit integers."""
         check_u64(self.seed)
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("duplicate field `max_tokens`")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tgi.server.anthropic.response_schemas import AnthropicError
+from tgi.server.http.responses import ErrorResponse
 from tgi.server.openapi.operations import JSON, OPERATIONS, REFERENCE, REFINED, Operation
 from tgi.server.platforms.schemas import VertexGenerateInstance
 
@@ -19,9 +19,10 @@ _EVENTS, _TEXT = "text/event-stream", "text/plain"
 _FAILURES = {
     400: "The body is not JSON",
     401: "The API key is missing or wrong",
+    404: "The model does not exist",
     413: "The body is too large",
     415: "The body is not declared as JSON",
-    422: "The request breaks a rule",
+    422: "The request violates a rule",
     424: "The backend failed",
     429: "All concurrency slots are in use",
     500: "The generation ended early",
@@ -50,8 +51,8 @@ def openapi_document(version: str) -> Json:
         "info": {
             "title": _TAG,
             "description": (
-                "Serves large language models; the wire contract of Text Generation Inference 3,"
-                " and more beside it."
+                "Serves large language models with the routes of Text Generation Inference 3 and"
+                " additional routes."
             ),
             "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             "version": version,
@@ -76,7 +77,7 @@ def _operation(operation: Operation, schemas: dict[int, Json]) -> Json:
     }
     for status in operation.failures:
         responses[str(status)] = _failure(
-            status, schemas[id(operation.error)], operation.error is AnthropicError
+            status, schemas[id(operation.error)], operation.error is not ErrorResponse
         )
     described: Json = {
         "tags": [_TAG],
@@ -102,9 +103,11 @@ def _operation(operation: Operation, schemas: dict[int, Json]) -> Json:
 
 def _failure(status: int, error: Json, is_json_only: bool) -> Json:
     described: Json = {"description": _FAILURES.get(status, "The server is overloaded")}
-    if status == 422:
+    if is_json_only:
+        described["content"] = {JSON: {"schema": error}}
+    elif status == 422:
         described["content"] = {JSON: {"schema": error}, _TEXT: {"schema": {"type": "string"}}}
-    elif status in _TEXT_FAILURES and not is_json_only:
+    elif status in _TEXT_FAILURES:
         described["content"] = {_TEXT: {"schema": {"type": "string"}}}
     elif status != 401:
         described["content"] = {JSON: {"schema": error}}

@@ -8,6 +8,8 @@ from typing import Any, final
 
 from tgi.server.anthropic.response_schemas import (
     AnthropicError,
+    AnthropicModel,
+    AnthropicModels,
     AnthropicResponse,
     ContentBlockDelta,
     ContentBlockStart,
@@ -23,7 +25,6 @@ from tgi.server.native.response_schemas import (
     BackendInfo,
     GenerateResponse,
     Info,
-    ModelsInfo,
     SimpleToken,
     StreamResponse,
 )
@@ -33,6 +34,9 @@ from tgi.server.openai.response_schemas import (
     ChatCompletionChunk,
     ChatTokenizeResponse,
     Completion,
+    ModelInfo,
+    ModelsInfo,
+    OpenAIError,
 )
 from tgi.server.openai.responses_api_output import (
     ContentPartEvent,
@@ -167,11 +171,12 @@ OPERATIONS = (
         "/v1/chat/completions",
         "post",
         "chat_completions",
-        "Answer a chat",
+        "Respond to a chat",
         ChatRequest,
         ChatCompletion,
         ChatCompletionChunk,
         failures=_GENERATES,
+        error=OpenAIError,
     ),
     Operation(
         "/v1/completions",
@@ -182,22 +187,24 @@ OPERATIONS = (
         Completion,
         Completion,
         failures=_GENERATES,
+        error=OpenAIError,
     ),
     Operation(
         "/v1/responses",
         "post",
         "create_response",
-        "Answer a conversation; nothing is stored",
+        "Respond to a conversation without storing it",
         ResponsesRequest,
         Response,
         (ResponseEvent, OutputItemEvent, ContentPartEvent, TextDeltaEvent, TextDoneEvent),
         failures=_GENERATES,
+        error=OpenAIError,
     ),
     Operation(
         "/v1/messages",
         "post",
         "create_message",
-        "Answer a conversation in Anthropic's shapes",
+        "Respond to a conversation in Anthropic's format",
         MessagesRequest,
         AnthropicResponse,
         (
@@ -242,7 +249,20 @@ OPERATIONS = (
         failures=_GENERATES,
     ),
     Operation(
-        "/v1/models", "get", "openai_get_model_info", "List the served model", response=ModelsInfo
+        "/v1/models",
+        "get",
+        "openai_get_model_info",
+        "List the served model",
+        response=(ModelsInfo, AnthropicModels),
+    ),
+    Operation(
+        "/v1/models/{model}",
+        "get",
+        "retrieve_model",
+        "Return the served model",
+        response=(ModelInfo, AnthropicModel),
+        failures=(404,),
+        error=OpenAIError,
     ),
     Operation("/info", "get", "get_model_info", "Return the model and the limits", response=Info),
     Operation(

@@ -89,8 +89,8 @@ class PlatformRoutes:
         self._openai = openai
 
     async def invocations(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /invocations`. The body is handled as a body of `POST /`, of a chat completion or
-        of a completion. The first matching schema is used.
+        """Handle `POST /invocations`. The body is handled as a body of `POST /`, of a chat
+        completion or of a completion. The first matching schema is used.
         """
         variants: Sequence[type[CompatGenerateRequest | ChatRequest | CompletionRequest]] = (
             CompatGenerateRequest,
@@ -107,7 +107,9 @@ class PlatformRoutes:
                 return await self._openai.response_completions(call, body)
 
     async def vertex(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /vertex`: one text per instance. An instance is a native request or a chat."""
+        """Handle `POST /vertex`. The response has one text per instance. An instance is a native
+        request or a chat.
+        """
         call, body = await self._pipeline.read(http_request, VertexRequest)
         with self._pipeline.counted():
             if not body.instances:
@@ -122,29 +124,31 @@ class PlatformRoutes:
         return json_response(msgspec.json.encode(VertexResponse(texts)))
 
     async def server_metadata(self, http_request: HttpRequest) -> Response:
-        """`GET /v2`."""
+        """Handle `GET /v2`."""
         del http_request
         extensions = ["health", "models", "metrics"]
         metadata = MetadataResponse(_NAME, self._state.config.version, extensions)
         return json_response(msgspec.json.encode(metadata))
 
     async def live(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/health/live`, `/v2/health/ready` and the `ready` route of a model. As in TGI,
-        all three have the same response.
+        """Handle `GET /v2/health/live`, `/v2/health/ready` and the `ready` route of a model. As in
+        TGI, all three have the same response.
         """
         del http_request
         return json_response(msgspec.json.encode(LiveResponse(live=True)))
 
     async def model_metadata(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/models/{model}/versions/{version}`. The response contains the name and the
-        version of the path, even if the server has no such model.
+        """Handle `GET /v2/models/{model}/versions/{version}`. The response contains the name and
+        the version of the path, even if the server has no such model.
         """
         names = http_request.path_params
         metadata = MetadataResponse(names["model"], names["version"], ["infer", "ready"])
         return json_response(msgspec.json.encode(metadata))
 
     async def infer(self, http_request: HttpRequest) -> Response:
-        """`POST /v2/models/{model}/versions/{version}/infer`: texts are arrays of UTF-8 bytes."""
+        """Handle `POST /v2/models/{model}/versions/{version}/infer`. Texts are arrays of UTF-8
+        bytes.
+        """
         call, body = await self._pipeline.read(http_request, InferRequest)
         with self._pipeline.counted():
             if len(body.inputs) != len(body.outputs):

@@ -24,6 +24,7 @@ __all__ = [
     "SpanExporter",
     "TraceContext",
     "TracingLayer",
+    "current_span",
     "record_failure",
     "record_generation",
 ]
@@ -112,16 +113,12 @@ class SpanExporter(Protocol):
         """Send the queued spans."""
 
 
-_current: ContextVar[Span | None] = ContextVar("span of the request", default=None)
+current_span: ContextVar[Span | None] = ContextVar("span of the request", default=None)
+"""The span of the current request, or None if traces are off."""
 
 
-def record_generation(times: RequestTimes, seed: int | None) -> None:
-    """Add a generation that has just completed to the span of the current request. Without traces,
-    the call has no effect.
-    """
-    span = _current.get()
-    if span is None:
-        return
+def record_generation(span: Span, times: RequestTimes, seed: int | None) -> None:
+    """Add a generation that has just completed to the span of its request."""
     end = time.time_ns()
     for name, seconds in (
         ("infer", times.inference),
@@ -145,7 +142,7 @@ def record_failure(kind: str) -> None:
     """Set the error of the current request's span. `kind` is a label value of
     `tgi_request_failure`.
     """
-    span = _current.get()
+    span = current_span.get()
     if span is not None:
         span.error = kind
 
@@ -175,11 +172,11 @@ class TracingLayer:
                 MutableHeaders(scope=message)["traceparent"] = span.context.header
             await send(message)
 
-        token = _current.set(span)
+        token = current_span.set(span)
         try:
             await self._app(scope, receive, send_with_context)
         finally:
-            _current.reset(token)
+            current_span.reset(token)
             self._finish(span)
 
     def _finish(self, span: Span) -> None:

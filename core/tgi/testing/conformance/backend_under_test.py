@@ -90,7 +90,7 @@ class BackendUnderTest:
         self.folder = folder
         self.entry_point = entry_point
         self.models = TinyModels(folder)
-        self.reporter = RecordingReporter()  # of the shared worker
+        self.reporter = RecordingReporter()  # the reporter of the shared worker
         self._options = options or {}
         self._core: ScriptedCore | None = None
         self._large: ScriptedCore | None = None

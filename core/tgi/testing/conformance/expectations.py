@@ -79,7 +79,7 @@ def _compare(model: TinyModel, sequence: LiveSequence, agreement: Agreement) -> 
         if token != expected.token_id:
             require(
                 token in _near(row, before, tolerance),
-                f"{where}: token {token}, the reference chose {expected.token_id}",
+                f"{where} is {token}, but the reference chose {expected.token_id}",
             )
         if sequence.sampling.logprobs != "none":
             try:
@@ -160,7 +160,8 @@ def _check_logprobs(
     is_near = math.isinf(expected[token]) or abs(actual - expected[token]) <= allowance
     require(
         is_near,
-        f"log probability {actual:.5f} of token {token}, the reference has {expected[token]:.5f}",
+        f"token {token} has log probability {actual:.5f}, but the reference has"
+        f" {expected[token]:.5f}",
     )
     if not sequence.sampling.top_n_tokens:
         require(not sequence.tops[place], "there are top tokens that were not requested")
@@ -173,18 +174,19 @@ def _check_tops(
 ) -> None:
     possible = int(np.count_nonzero(expected > -np.inf))
     require(
-        len(tops) >= min(count, possible - 1), f"{len(tops)} top tokens, {count} were requested"
+        len(tops) >= min(count, possible - 1),
+        f"there are {len(tops)} top tokens, but {count} were requested",
     )
     values = [value for _, value in tops]
     require(
         values == sorted(values, reverse=True), f"top tokens are not in descending order: {values}"
     )
-    require(len({token for token, _ in tops}) == len(tops), "a top token is given twice")
+    require(len({token for token, _ in tops}) == len(tops), "a top token occurs twice")
     for token, value in tops:
         is_near = math.isinf(expected[token]) or abs(value - expected[token]) <= allowance
         require(
             is_near,
-            f"log probability {value:.5f} of top token {token}, the reference has"
+            f"top token {token} has log probability {value:.5f}, but the reference has"
             f" {expected[token]:.5f}",
         )
     if count and tops:
@@ -203,7 +205,7 @@ def _check_prompt_scores(
     positions = list(range(1, len(sequence.prompt)))
     require(
         sorted(sequence.prompt_scores) == positions,
-        f"prompt scores of positions {sorted(sequence.prompt_scores)}",
+        f"there are prompt scores only for positions {sorted(sequence.prompt_scores)}",
     )
     for position in positions:
         expected = log_softmax(logits[position - 1].astype(np.float64))[sequence.prompt[position]]
@@ -211,5 +213,5 @@ def _check_prompt_scores(
         is_near = abs(actual - expected) <= allowance
         require(
             is_near,
-            f"prompt score {actual:.5f} at position {position}, the reference has {expected:.5f}",
+            f"prompt score {position} is {actual:.5f}, but the reference has {expected:.5f}",
         )

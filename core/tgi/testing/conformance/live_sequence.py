@@ -1,4 +1,6 @@
-"""The scripted core's record of a sequence."""
+"""The state of one sequence in `ScriptedCore`, the replacement of the core in the conformance
+checks.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ class LiveSequence:
     blocks: list[int]
     sequence_slot: int
     num_computed_tokens: int = 0
-    num_introduced_tokens: int = 0  # tokens sent in its `NewSequence`; 0 if none was sent
+    num_introduced_tokens: int = 0  # number of tokens that were sent in its `NewSequence`, or 0
     num_sent_blocks: int = 0
     # Tokens that masks allow, for consecutive output tokens. The entries are used cyclically.
     allowed: tuple[tuple[int, ...], ...] = ()
-    num_given: int = 0  # output tokens sent in its `NewSequence`
-    logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
+    num_given: int = 0  # number of output tokens that were sent in its `NewSequence`
+    logprobs: list[float] = field(default_factory=list)  # one for each token in output[num_given:]
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
     error: str = ""

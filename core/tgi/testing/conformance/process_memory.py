@@ -20,5 +20,5 @@ def process_bytes() -> int:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    resident: int = psutil.Process().memory_info().rss
-    return resident
+    num_bytes: int = psutil.Process().memory_info().rss
+    return num_bytes

@@ -103,7 +103,7 @@ def _run_row(
     """Run one row. Returns the number of sampled tokens."""
     state, new = row.state, row.state.new
     if state.has_failed:
-        message = "a step before, with a row of this sequence, failed"
+        message = "an earlier step with a row of this sequence failed"
         result.errors.append(RowError(new.sequence, message))
         return 0
     cache.write(row.block_table, row.start, row.tokens)

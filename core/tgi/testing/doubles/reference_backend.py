@@ -142,7 +142,7 @@ def refusals(
     """
     reasons = []
     if isinstance(spec, GenericSpec):
-        reasons.append(f"the architecture `{spec.model_type}` is not one that it knows")
+        reasons.append(f"the architecture `{spec.model_type}` is not known")
     else:
         mixers = {
             type(branch.mixer)

@@ -65,7 +65,7 @@ __all__ = [
 
 _EXACT = rounding_to("float32")
 _CLAMP_LIMIT = 7.0
-"""gpt_oss clamps gate and up to this before `silu_clamped`."""
+"""gpt_oss clamps gate and up to this limit before `silu_clamped`."""
 
 
 def reference_logits(

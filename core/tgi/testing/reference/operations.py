@@ -45,7 +45,9 @@ def linear(x: Array, weights: Weights, name: str) -> Array:
 
 
 def norm(x: Array, rule: Norm | None, weights: Weights, name: str) -> Array:
-    """Apply RMS norm or layer norm over the last dimension. Returns x if there is no rule."""
+    """Apply RMS norm or layer norm over the last dimension. Returns x if the model has no norm
+    here.
+    """
     if rule is None:
         return x
     if rule.kind == "layer":

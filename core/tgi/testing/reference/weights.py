@@ -37,7 +37,7 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
     }
     shapes = tensor_shapes(spec)
     weights: dict[str, npt.NDArray[np.float32]] = {}
-    for placement in placements(spec, tensors):
+    for placement in placements(spec, tensors, lambda name: not tensors[name].any()):
         dtype = tensors[placement.name].dtype
         if dtype.kind in "iub":
             raise ModelError(

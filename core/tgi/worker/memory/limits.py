@@ -15,6 +15,7 @@ __all__ = [
     "format_bytes",
     "num_cache_blocks",
     "requested_context",
+    "rounding_line",
 ]
 
 _HALF_PRECISION = ("F16", "BF16", "float16", "bfloat16")
@@ -43,6 +44,18 @@ def compute_dtype(
     return requested
 
 
+def rounding_line(requested: str | None, stored: str | None, dtype: str) -> str | None:
+    """Return a log line if the weights are rounded to `dtype` and the user did not request that.
+    The names of the dtypes are those of `compute_dtype`.
+    """
+    if requested is not None or stored not in ("F16", "float16") or dtype != "bfloat16":
+        return None
+    return (
+        "The checkpoint's float16 values are rounded to bfloat16, which has 3 bits less precision."
+        " `--dtype float32` keeps the values."
+    )
+
+
 def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:
     """Return the maximum length of a sequence in tokens, without regard to memory. Raises
     `BackendError` if the requested length exceeds the number of the model's positions.
@@ -54,8 +67,8 @@ def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits)
         and requested.max_total_tokens > positions.num_positions
     ):
         raise BackendError(
-            f"`--max-total-tokens {requested.max_total_tokens}` is beyond the"
-            f" {positions.num_positions} positions this model has.",
+            f"`--max-total-tokens {requested.max_total_tokens}` exceeds the"
+            f" {positions.num_positions} positions of this model.",
             f"Use at most {positions.num_positions}.",
         )
     return (

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tests.work_counter import calls_of
 from tgi.server.anthropic.schemas import CountTokensRequest, MessagesRequest
 from tgi.server.http import json_reader
-from tgi.server.http.json_reader import RejectionError, read_json
-from tgi.server.http.repeated_keys import has_repeated_field
+from tgi.server.http.json_reader import RejectionError, has_repeated_field, read_json
 from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.openai.responses_api_schemas import ResponsesRequest
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest

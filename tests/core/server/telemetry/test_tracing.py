@@ -12,9 +12,13 @@ from tests.collector import grpc_collector, http_collector
 from tests.core.server.fake_engine import FakeEngine
 from tgi.errors import ConfigError
 from tgi.scheduler.records import SequenceOutput
-from tgi.server.telemetry.metrics import RequestTimes
 from tgi.server.telemetry.otlp import OtlpExporter
-from tgi.server.telemetry.tracing import Span, TraceContext, TracingLayer, record_generation
+from tgi.server.telemetry.tracing import (
+    Span,
+    TraceContext,
+    TracingLayer,
+    current_span,
+)
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BODY = {"inputs": "hello", "parameters": {"max_new_tokens": 3, "do_sample": True, "seed": 7}}
@@ -140,8 +144,8 @@ def test_a_header_of_a_later_version_is_accepted():
     assert TraceContext.parse(PARENT.replace("00-", "01-", 1) + "-more").header == PARENT
 
 
-def test_without_traces_nothing_is_recorded():
-    record_generation(RequestTimes(1.0, 1.0, 1.0, 1), None)
+def test_without_traces_there_is_no_span():
+    assert current_span.get() is None
 
 
 def make_span():

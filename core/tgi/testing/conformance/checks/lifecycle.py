@@ -85,10 +85,10 @@ def _progress(under_test: BackendUnderTest) -> None:
         require(bool(calls), f"`{phase}` reported no progress")
         require(
             all(0 <= done <= total or total == 0 for _, done, total in calls),
-            f"`{phase}` reported {calls}",
+            f"`{phase}` reported more work than its total: {calls}",
         )
         require(
-            calls[-1][1] == calls[-1][2], f"`{phase}` did not end with all work done: {calls[-1]}"
+            calls[-1][1] == calls[-1][2], f"the last `{phase}` report is not complete: {calls[-1]}"
         )
 
 
@@ -138,22 +138,22 @@ def _agreement(under_test: BackendUnderTest) -> None:
     limits, plan = agreement.limits, agreement.kv_cache
     require(
         agreement.api[0] == API_VERSION[0] and agreement.api[1] <= API_VERSION[1],
-        f"interface version {agreement.api}",
+        f"the interface version {agreement.api} is not supported",
     )
     require(
-        agreement.vocab_size == model.spec.vocab_size, f"a vocabulary of {agreement.vocab_size}"
+        agreement.vocab_size == model.spec.vocab_size, f"`vocab_size` is {agreement.vocab_size}"
     )
     require(
         set(agreement.features) <= FEATURES,
-        f"unknown features {sorted(set(agreement.features) - FEATURES)}",
+        f"the features {sorted(set(agreement.features) - FEATURES)} are unknown",
     )
     require(
         set(agreement.sampling) <= SAMPLING_FIELDS,
-        f"unknown fields {sorted(set(agreement.sampling) - SAMPLING_FIELDS)}",
+        f"the fields {sorted(set(agreement.sampling) - SAMPLING_FIELDS)} are unknown",
     )
     require(
         set(agreement.sampling_caps) <= set(agreement.sampling),
-        "a limit for a field that was not negotiated",
+        "`sampling_caps` contains a field that was not negotiated",
     )
     least = min(
         limits.max_sequences,
@@ -162,13 +162,13 @@ def _agreement(under_test: BackendUnderTest) -> None:
         limits.depth,
         limits.tokens_per_step,
     )
-    require(least >= 1, f"limits below 1: {limits}")
+    require(least >= 1, f"a limit is below 1: {limits}")
     require(
         limits.max_total_tokens == REQUESTED.max_total_tokens,
-        f"a context of {limits.max_total_tokens} tokens, which differs from the requested one",
+        f"`max_total_tokens` is {limits.max_total_tokens}, which was not requested",
     )
     require(
-        limits.depth == 1 or agreement.has("device_token"), "steps in flight without `device_token`"
+        limits.depth == 1 or agreement.has("device_token"), "`depth` above 1 needs `device_token`"
     )
     require(
         plan.max_batch_total_tokens >= limits.max_total_tokens,
@@ -184,11 +184,11 @@ def _agreement(under_test: BackendUnderTest) -> None:
     if plan.mode == "slots":
         require(
             plan.num_sequence_slots >= 1 and plan.sequence_slot_tokens >= limits.max_total_tokens,
-            f"{plan.num_sequence_slots} slots",
+            f"the {plan.num_sequence_slots} sequence slots are too few or too small",
         )
-        require(not agreement.has("prefix_cache"), "`prefix_cache` in slots mode")
+        require(not agreement.has("prefix_cache"), "`prefix_cache` needs blocks")
     else:
-        require(plan.block_size >= 1 and bool(plan.groups), "a paged cache without blocks")
+        require(plan.block_size >= 1 and bool(plan.groups), "the cache has no blocks")
 
 
 def _requested_features(under_test: BackendUnderTest) -> None:
@@ -204,11 +204,11 @@ def _requested_features(under_test: BackendUnderTest) -> None:
         agreed = set(agreement.features)
         require(agreed <= names, f"the features {sorted(agreed - names)} were not requested")
         missing = (offered & names) - agreed - {"kv_export"}
-        require(not missing, f"the features {sorted(missing)} are agreed only with others")
+        require(not missing, f"{sorted(missing)} are negotiated only together with others")
         _check_features(agreement)
         require(
             agreement.limits.depth == 1 or agreement.has("device_token"),
-            "steps in flight without `device_token`",
+            "`depth` above 1 needs `device_token`",
         )
 
 
@@ -217,27 +217,27 @@ def _check_features(agreement: Agreement) -> None:
     is_shareable = all(group.kind == "full" for group in groups)
     require(
         is_shareable or not agreement.has("prefix_cache"),
-        "`prefix_cache` with groups that are not full",
+        "`prefix_cache` needs cache groups of the kind `full`",
     )
     has_tops = "top_n_tokens" in agreement.sampling
-    require(agreement.has("logprobs") or not has_tops, "`top_n_tokens` without `logprobs`")
+    require(agreement.has("logprobs") or not has_tops, "`top_n_tokens` needs `logprobs`")
     limits, has_several = agreement.limits, agreement.has("multi_token") or agreement.has("drafts")
     require(
         (limits.tokens_per_step > 1) == has_several,
-        f"{limits.tokens_per_step} tokens per step, with these features",
+        f"`tokens_per_step` {limits.tokens_per_step} does not match the negotiated features",
     )
     require(
         limits.tokens_per_step <= limits.max_step_tokens,
-        f"{limits.tokens_per_step} tokens per step are more than a step can have",
+        f"`tokens_per_step` {limits.tokens_per_step} is more than `max_step_tokens`",
     )
     has_adapters = min(limits.max_adapters, limits.max_adapter_rank) > 0
     require(
         has_adapters == agreement.has("lora"),
-        f"at most {limits.max_adapters} adapters of rank {limits.max_adapter_rank}",
+        f"`max_adapters` {limits.max_adapters} or `max_adapter_rank` does not match `lora`",
     )
     require(
         agreement.has("prefix_cache") or not agreement.has("kv_export"),
-        "`kv_export` without `prefix_cache`",
+        "`kv_export` needs `prefix_cache`",
     )
 
 
@@ -277,7 +277,7 @@ def _close(under_test: BackendUnderTest) -> None:
         counts.append((threading.active_count(), len(psutil.Process().children(recursive=True))))
     require(
         counts[0] == counts[1],
-        f"threads and processes after two closes: {counts[0]}, then {counts[1]}",
+        f"threads or processes remain after `close`: {counts[0]}, then {counts[1]}",
     )
 
 
@@ -295,7 +295,7 @@ def _environment(under_test: BackendUnderTest) -> None:
     )
     with under_test.serving(model) as core:
         core.generate([core.add(prompt_of(4))], 2)
-    require(state() == before, "signal handlers, locale or working directory changed")
+    require(state() == before, "the worker changed signals, locale or working folder")
     now = sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
     require(now == files, "the worker wrote to the folder of the model")
 
@@ -316,7 +316,7 @@ def _second_start(under_test: BackendUnderTest) -> None:
     new = sorted(file.name for file in set(_files(under_test)) - set(kept))
     require(
         not new,
-        f"a second startup stored {len(new)} files that the first one did not, such as {new[:1]}",
+        f"a second startup stored {len(new)} files that the first did not, such as {new[:1]}",
     )
 
 

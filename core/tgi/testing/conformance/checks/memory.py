@@ -23,7 +23,7 @@ from tgi.testing.conformance.require import CheckFailedError, not_applicable, re
 __all__ = ["CHECKS"]
 
 _FRACTION = 0.25
-_SLACK = 0.01  # as a fraction of the device's memory
+_SLACK = 0.01  # tolerance, as a fraction of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
 _WEIGHTS_ITEM = "weights"
 _CACHE_ITEM = "KV cache"
@@ -50,12 +50,15 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
         agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
         require(
             agreed <= _FRACTION * total,
-            f"{agreed} of {total} bytes were negotiated, more than a fraction of {_FRACTION}",
+            f"{agreed} of {total} bytes were negotiated, which is more than the part {_FRACTION}",
         )
         sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
         core.generate([sequence], 1)
         taken = core.worker.health(deep=True).memory_bytes or process_bytes() - before
-        require(taken <= agreed + _SLACK * total, f"{taken} bytes are used, {agreed} negotiated")
+        require(
+            taken <= agreed + _SLACK * total,
+            f"{taken} bytes are used, but {agreed} were negotiated",
+        )
     each = {
         item.label: item.num_bytes
         for item in under_test.backend.supports(model.spec, under_test.config(model)).memory

@@ -26,7 +26,7 @@ _LLAMA3 = {
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 _LINEAR = {"rope_type": "linear", "factor": 2.0}
 _NAN_TOKEN = 300
-_MIN_TOKENS = 60  # of a sequence, so that every rope scaling has an effect
+_MIN_TOKENS = 60  # length of a sequence at which every rope scaling has an effect
 
 
 def _sampling(core: ScriptedCore) -> SamplingParams:
@@ -65,7 +65,7 @@ def _positions(under_test: BackendUnderTest) -> None:
         try:
             _serve(under_test, model, (3, _MIN_TOKENS, 120))
         except CheckFailedError as error:
-            require(False, f"{name} rope scaling: {error}")
+            require(False, f"with the rope scaling `{name}`, {error}")
     not_applicable(not served, "no rope scaling is supported")
 
 

@@ -43,8 +43,8 @@ def _compilations(under_test: BackendUnderTest) -> None:
                 announced = reporter.count("compile")
                 require(
                     counted == heard,
-                    "a compilation while serving was "
-                    + ("not announced" if counted else "not counted"),
+                    "a compilation while serving is missing in the "
+                    + ("progress reports" if counted else "times of the step"),
                 )
                 shapes.add(output.shape)
         core.drop(*sequences)
@@ -66,7 +66,7 @@ def _times(under_test: BackendUnderTest) -> None:
         wall = time.perf_counter_ns() - began
         times = output.times
         spent = times.prepare + times.forward + times.sample + times.compile
-        require(spent <= wall, f"{spent} ns are reported for a step that lasted {wall} ns")
+        require(spent <= wall, f"the times of a step add up to {spent} ns, but it took {wall} ns")
         shares.append(spent / wall)
         core.drop(sequence)
     require(

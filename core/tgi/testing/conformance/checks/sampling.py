@@ -204,10 +204,13 @@ def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
     if limits.chunked and limits.chunk_multiple < len(alone.prompt):
         core.advance({again: limits.chunk_multiple})
     core.generate([again, *others], 6)
-    require(again.output == alone.output, f"tokens {again.output} in a batch, {alone.output} alone")
+    require(
+        again.output == alone.output,
+        f"the tokens are {again.output} in a batch and {alone.output} alone",
+    )
     require(
         again.logprobs == alone.logprobs,
-        f"log probabilities {again.logprobs} in a batch, {alone.logprobs} alone",
+        f"the log probabilities are {again.logprobs} in a batch and {alone.logprobs} alone",
     )
 
 
@@ -242,7 +245,8 @@ def _watermark(under_test: BackendUnderTest) -> None:
         found = evidence.z_score > _CLEAR_Z_SCORE
         require(
             found == is_marked,
-            f"{evidence.num_green} of {evidence.num_tokens} tokens are green; marked: {is_marked}",
+            f"{evidence.num_green} of {evidence.num_tokens} tokens are green in a text"
+            f" {'with' if is_marked else 'without'} a watermark",
         )
         core.drop(sequence)
 

@@ -201,8 +201,8 @@ def _refusals(under_test: BackendUnderTest) -> None:
     core.generate([bystander], 1)
     broken: dict[str, Callable[[ScriptedCore], SchedulerOutput]] = {
         "a row of a sequence that was not introduced": _with_a_stranger,
-        "more tokens than negotiated": _with_too_many_tokens,
-        "more sequences than negotiated": _with_too_many_sequences,
+        "a step with more tokens than negotiated": _with_too_many_tokens,
+        "a step with more sequences than negotiated": _with_too_many_sequences,
     }
     for what, build in broken.items():
         step = build(core)
@@ -212,7 +212,7 @@ def _refusals(under_test: BackendUnderTest) -> None:
         except StepError:
             pass
         else:
-            raise CheckFailedError(f"{what}: accepted without a `StepError`")
+            raise CheckFailedError(f"{what} was accepted without a `StepError`")
         core.forget(step)
         core.generate([bystander], 1)
         check_sequence(under_test.models.get(), bystander, core.agreement)

@@ -1,0 +1,55 @@
+"""Errors in OpenAI's schema, for responses and for streams.
+
+The statuses are TGI's, except for a prompt that is too long. TGI's `error_type` is beside OpenAI's
+object.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from starlette.responses import Response
+
+from tgi.errors import RequestError
+from tgi.server.http.errors import ErrorReport, report_of
+from tgi.server.http.json_format import format_json
+from tgi.server.http.responses import json_response
+from tgi.server.http.sse import event
+from tgi.server.openai.response_schemas import OpenAIError, OpenAIErrorDetails
+
+__all__ = ["openai_error_event", "openai_error_response"]
+
+_FIRST_SERVER_STATUS = 424  # the backend failed
+_RATE_LIMIT_STATUS = 429
+
+# Messages about a field contain its name. A rejection of the JSON body begins with its path.
+_NAME = re.compile(r"`([\w.\[\]]+)`")
+_PATH = re.compile(r"Failed to deserialize the JSON body into the target type: ([\w.\[\]]+): ")
+
+
+def openai_error_response(report: ErrorReport) -> Response:
+    """The response for an error."""
+    return json_response(msgspec.json.encode(_body(report)), report.headers, report.status)
+
+
+def openai_error_event(error: RequestError) -> str:
+    """The event for an error in a stream. It contains the same object as a response."""
+    return event(format_json(_body(report_of(error))))
+
+
+def _body(report: ErrorReport) -> OpenAIError:
+    found = None if report.code else _PATH.match(report.text) or _NAME.search(report.text)
+    details = OpenAIErrorDetails(
+        message=report.text,
+        type=_kind(report.status),
+        param=found[1] if found else None,
+        code=report.code,
+    )
+    return OpenAIError(details, report.error_type)
+
+
+def _kind(status: int) -> str:
+    if status == _RATE_LIMIT_STATUS:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < _FIRST_SERVER_STATUS else "server_error"
