@@ -9,6 +9,7 @@ MODEL ?=
 PORT ?= 3000
 ARGS ?=
 BENCH_ARGS ?=
+TEST_PROCESSES ?= 2
 
 MEMBERS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard backends/*/pyproject.toml)))
 BIN := .venv/bin
@@ -21,6 +22,7 @@ PYTHON ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \
 STAMP := .venv/installed-$(shell printf %s '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
 CLIENTS_STAMP := .venv-clients/installed
 LARGE_CLIENTS_STAMP := .venv-clients/installed-large
+NODE_STAMP := .node-clients/installed
 TPU_STAMP := .venv-tpu/installed
 PROJECTS := pyproject.toml $(MEMBERS:%=%/pyproject.toml)
 
@@ -31,9 +33,10 @@ serve: $(STAMP)
 	@exec $(BIN)/tgi serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(STAMP) $(CLIENTS_STAMP)
-	$(BIN)/python -m pytest -q -m "not long" tests
+	$(BIN)/python -m pytest -q -m "not long" -n $(TEST_PROCESSES) --dist loadfile tests
 
-test-long: $(STAMP) $(LARGE_CLIENTS_STAMP)
+# The clients for Node require npm.
+test-long: $(STAMP) $(LARGE_CLIENTS_STAMP) $(NODE_STAMP)
 	$(BIN)/python -m pytest -q -m long tests
 
 check: $(STAMP)
@@ -59,7 +62,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-clients .venv-tpu dist build
+	rm -rf .venv .venv-clients .node-clients .venv-tpu dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
@@ -80,6 +83,12 @@ $(CLIENTS_STAMP): tests/compat/requirements-clients.txt | $(STAMP)
 
 $(LARGE_CLIENTS_STAMP): tests/compat/requirements-clients-long.txt $(CLIENTS_STAMP)
 	.venv-clients/bin/python -m pip install --progress-bar on -r $<
+	@touch $@
+
+$(NODE_STAMP): tests/compat/node/package.json
+	@mkdir -p .node-clients
+	cp $< .node-clients/
+	npm install --prefix .node-clients --no-audit --no-fund
 	@touch $@
 
 $(TPU_STAMP): backends/tpu/pyproject.toml constraints.txt | $(BIN)/python

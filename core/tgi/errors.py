@@ -62,8 +62,8 @@ class TgiError(Exception):
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, and `remedy` what the user can do. Both are printed on one line,
-    without a traceback.
+    `cause` states the problem, and `remedy` states what the user can do. Both texts are printed on
+    one line, without a traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
@@ -92,7 +92,7 @@ class RequestError(TgiError):
     prefix: ClassVar[str] = ""
     code: ClassVar[str | None] = None  # OpenAI's code for the error
     # Seconds until the same request may succeed, sent as `Retry-After`. None: no such header.
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
 
     @property
     def text(self) -> str:
@@ -161,7 +161,7 @@ class UnhealthyError(RequestError):
 
     status = 503
     error_type = "healthcheck"
-    retry_after = 5  # a crashed engine is being restarted
 
-    def __init__(self, message: str = "unhealthy") -> None:
+    def __init__(self, message: str = "unhealthy", retry_after: int = 5) -> None:
         super().__init__(message)
+        self.retry_after = retry_after  # a crashed engine is being restarted

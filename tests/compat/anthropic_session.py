@@ -16,16 +16,28 @@ def check_messages(client: anthropic.Anthropic) -> None:
     assert response.stop_reason == "max_tokens", response
     assert response.usage.output_tokens == 4, response
     counted = client.messages.count_tokens(model="tgi", messages=MESSAGES, system="Be brief.")
-    assert counted.input_tokens == response.usage.input_tokens, counted
+    assert counted.input_tokens == _input_tokens(response.usage), counted
     with client.messages.stream(max_tokens=4, system="Be brief.", **GREEDY) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert text == response.content[0].text == final.content[0].text, final
     assert final.usage.output_tokens == 4, final
+    assert _input_tokens(final.usage) == _input_tokens(response.usage), final
+    assert final.stop_reason == response.stop_reason, final
     events = list(client.messages.create(max_tokens=4, stream=True, **GREEDY))
     assert events[-1].type == "message_stop", events
     stopped = client.messages.create(max_tokens=30, stop_sequences=["quick"], **GREEDY)
     assert stopped.stop_sequence in {None, "quick"}, stopped
+
+
+def _input_tokens(usage: anthropic.types.Usage) -> int:
+    return usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+
+
+def check_models(client: anthropic.Anthropic) -> None:
+    [model] = client.models.list()
+    assert client.models.retrieve(model.id) == model, model
+    assert model.type == "model", model
 
 
 def check_errors(client: anthropic.Anthropic) -> None:
@@ -40,6 +52,19 @@ def check_errors(client: anthropic.Anthropic) -> None:
                 assert error.body["error"]["type"] == "invalid_request_error", error.body
             else:
                 raise AssertionError(f"{wrong} was accepted")
+    long = [{"role": "user", "content": "fox " * 20_000}]
+    try:
+        client.messages.create(model="tgi", messages=long, max_tokens=3)
+    except anthropic.BadRequestError as error:
+        assert "prompt is too long" in str(error), error
+    else:
+        raise AssertionError("a prompt that is too long was accepted")
+    try:
+        client.models.retrieve("claude")
+    except anthropic.NotFoundError as error:
+        assert error.body["error"]["type"] == "not_found_error", error.body
+    else:
+        raise AssertionError("an unknown model was found")
 
 
 async def check_async_client(client: anthropic.AsyncAnthropic) -> None:
@@ -52,6 +77,7 @@ def main() -> None:
     options = {"base_url": url, "api_key": key, "max_retries": 0}
     with anthropic.Anthropic(**options) as client:
         check_messages(client)
+        check_models(client)
         check_errors(client)
     asyncio.run(check_async_client(anthropic.AsyncAnthropic(**options)))
     print("all checks passed")

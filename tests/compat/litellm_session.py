@@ -28,6 +28,17 @@ def check(model: str, **where: str) -> None:
     chunks = list(litellm.completion(stream=True, **options))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text == response.choices[0].message.content, chunks
+    joined = litellm.stream_chunk_builder(chunks, messages=MESSAGES)
+    assert joined.choices[0].message["role"] == "assistant", joined
+    assert joined.choices[0].message.content == text, joined
+    assert joined.choices[0].finish_reason == "length", joined
+    long = [{"role": "user", "content": "fox " * 20_000}]
+    for stream in (True, False):
+        try:
+            litellm.completion(**options | {"messages": long}, stream=stream)
+        except litellm.ContextWindowExceededError:
+            continue
+        raise AssertionError(f"{model}: a prompt that is too long was accepted")
     try:
         litellm.completion(**options | {"max_tokens": 0})
     except (litellm.BadRequestError, litellm.UnprocessableEntityError):

@@ -49,11 +49,35 @@ def check_chat(client: openai.OpenAI) -> None:
     streamed = "".join(choice.delta.content for chunk in chunks for choice in chunk.choices)
     assert streamed == text.choices[0].message.content, chunks
     assert chunks[-1].usage.completion_tokens == 4, chunks
-    with client.chat.completions.stream(messages=MESSAGES, max_tokens=4, **GREEDY) as stream:
+
+
+def check_accumulated_chat(client: openai.OpenAI) -> None:
+    """The client joins the chunks of a stream to the same object as a plain response."""
+    options = {"messages": MESSAGES, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**options, **GREEDY)
+    usage = {"stream_options": {"include_usage": True}}
+    with client.chat.completions.stream(**options, **usage, **GREEDY) as stream:
         stream.until_done()
         # `get_final_completion` raises an error if the finish reason is `length`.
         snapshot = stream.current_completion_snapshot
-    assert snapshot.choices[0].message.content == streamed, snapshot
+    for choice, expected in zip(snapshot.choices, whole.choices, strict=True):
+        assert choice.message.to_dict()["role"] == "assistant", snapshot
+        assert choice.message.content == expected.message.content, snapshot
+        assert choice.finish_reason == expected.finish_reason, snapshot
+    # The client joins the log probabilities of the first choice only. It repeats the first token of
+    # all other choices.
+    scores = [completion.choices[0].logprobs.content for completion in (snapshot, whole)]
+    assert scores[0] == scores[1], snapshot
+    assert snapshot.usage.total_tokens == whole.usage.total_tokens, snapshot
+    ended = client.chat.completions.stream(messages=MESSAGES, max_tokens=300, **GREEDY)
+    with ended as stream:
+        stream.until_done()
+        assert stream.current_completion_snapshot.choices[0].finish_reason in {"stop", "length"}
+
+
+def check_models(client: openai.OpenAI) -> None:
+    [model] = client.models.list().data
+    assert client.models.retrieve(model.id) == model
 
 
 def check_responses(client: openai.OpenAI) -> None:
@@ -82,6 +106,17 @@ def check_responses(client: openai.OpenAI) -> None:
     with client.responses.stream(input=PROMPT, max_output_tokens=3, **GREEDY) as stream:
         kinds = [event.type for event in stream]
     assert kinds[-1] == "response.incomplete", kinds
+    requested = {"top_logprobs": 2, "include": ["message.output_text.logprobs"]}
+    scored = client.responses.create(input=PROMPT, max_output_tokens=3, **requested, **GREEDY)
+    with client.responses.stream(
+        input=PROMPT, max_output_tokens=3, **requested, **GREEDY
+    ) as stream:
+        *_, last = stream
+    assert last.response.output_text == scored.output_text, last
+    [expected] = scored.output[0].content
+    [accumulated] = last.response.output[0].content
+    assert len(expected.logprobs) == 3, scored
+    assert accumulated.to_dict() | {"parsed": None} == expected.to_dict() | {"parsed": None}, last
 
 
 def check_errors(client: openai.OpenAI) -> None:
@@ -100,19 +135,30 @@ def check_errors(client: openai.OpenAI) -> None:
             lambda: client.responses.create(input="a", previous_response_id="resp_1", model="m"),
         ),
         (
-            openai.APIError,
-            lambda: list(
-                client.completions.create(prompt=PROMPT, temperature=-1, stream=True, model="m")
+            openai.UnprocessableEntityError,
+            lambda: client.completions.create(
+                prompt=PROMPT, temperature=-1, stream=True, model="m"
             ),
         ),
+        (openai.NotFoundError, lambda: client.models.retrieve("gpt-4")),
         (openai.NotFoundError, lambda: client.embeddings.create(input="a", model="m")),
     ]
     for kind, call in rejected_calls:
         try:
             call()
-        except kind:
+        except kind as error:
+            assert error.body["message"] in str(error), error
+            assert error.type == "invalid_request_error", error.body
             continue
         raise AssertionError(f"{kind.__name__} was expected")
+    long = [{"role": "user", "content": "fox " * 20_000}]
+    for stream in (True, False):
+        try:
+            client.chat.completions.create(messages=long, stream=stream, model="m")
+        except openai.BadRequestError as error:
+            assert error.code == "context_length_exceeded", error.body
+        else:
+            raise AssertionError("a prompt that is too long was accepted")
 
 
 async def check_async_client(client: openai.AsyncOpenAI) -> None:
@@ -136,6 +182,8 @@ def main() -> None:
     with openai.OpenAI(**options) as client:
         check_completions(client)
         check_chat(client)
+        check_accumulated_chat(client)
+        check_models(client)
         check_responses(client)
         check_errors(client)
     asyncio.run(check_async_client(openai.AsyncOpenAI(**options)))

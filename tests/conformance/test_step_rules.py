@@ -150,14 +150,14 @@ def test_rules_for_special_limits():
     with pytest.raises(BrokenRuleError, match="chunk"):
         send(StepRules(make_agreement(chunk_multiple=4)), [scored])
     mixed = second(rows((0, 5, [7]), (1, 0, [1])), added=[new(1, [1], [3])])
-    with pytest.raises(BrokenRuleError, match="in one step"):
+    with pytest.raises(BrokenRuleError, match="mixed steps were not negotiated"):
         send(StepRules(make_agreement(mixed=False)), mixed)
     swapped = second(rows((1, 0, [1]), (0, 5, [7])), added=[new(1, [1], [3])])
     send(StepRules(make_agreement()), swapped)
     with pytest.raises(BrokenRuleError, match="before a decode row"):
         send(StepRules(make_agreement(decode_rows_first=True)), swapped)
     two = [step(rows((0, 0, [1]), (1, 0, [1])), added=[new(0, [1], [0]), new(1, [1], [3])])]
-    with pytest.raises(BrokenRuleError, match="2 prefill rows"):
+    with pytest.raises(BrokenRuleError, match="has 2 prefill rows, but at most 1"):
         send(StepRules(make_agreement(max_prefills=1)), two)
     with pytest.raises(BrokenRuleError, match="not negotiated"):
         send(StepRules(make_agreement(features=())), second(rows((0, 5, [-1]))))
@@ -194,9 +194,12 @@ def test_late_masks_follow_their_step():
 @pytest.mark.parametrize(
     ("late_masks", "part"),
     [
-        (masks(step_id=0), "waits for none"),
-        (masks(words=(1,) * (MASK_WORDS_PER_ROW + 1)), "words a row"),
-        (masks(row=(1,)), "masks of rows"),
+        (masks(step_id=0), "does not wait for masks"),
+        (
+            masks(words=(1,) * (MASK_WORDS_PER_ROW + 1)),
+            f"a mask must have {MASK_WORDS_PER_ROW} words",
+        ),
+        (masks(row=(1,)), "The masks are for the rows"),
         (None, "before its masks"),
     ],
 )
@@ -229,11 +232,11 @@ def test_the_encoder_budget():
     both = [encoded(0, 7), encoded(1, 7, block=2)]
     send(StepRules(agreement), [encoder_step(both, (0, 0, [1]), (1, 0, [1]))])
     more = [encoded(0, 8), encoded(1, 7, block=2)]
-    with pytest.raises(BrokenRuleError, match="15 encoder tokens beside 2 others"):
+    with pytest.raises(BrokenRuleError, match="15 encoder tokens and 2 other tokens"):
         send(StepRules(agreement), [encoder_step(more, (0, 0, [1]), (1, 0, [1]))])
     with pytest.raises(BrokenRuleError, match="without a row"):
         send(StepRules(agreement), [encoder_step(both, (0, 0, [1]))])
-    with pytest.raises(BrokenRuleError, match="7 encoder tokens in 1 blocks"):
+    with pytest.raises(BrokenRuleError, match=r"7 encoder tokens .* 1 blocks, but it needs 2"):
         send(StepRules(agreement), [encoder_step([encoded(0, 7, num_blocks=1)], (0, 0, [1]))])
 
 

@@ -38,8 +38,8 @@ def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blo
 BEGUN = replace(FIRST, rows=one_each(FIRST.rows))
 MASK_OF_ONE_ROW = np.ones(-(-NUM_TOKEN_IDS // 32), np.int32)
 BROKEN_SEVERAL = {
-    "more than negotiated": ([BEGUN, step(several(4))], "the maximum is 3"),
-    "a draw too few": ([BEGUN, step(several(num_draws=1))], "1 draws for"),
+    "more than negotiated": ([BEGUN, step(several(4))], "1 to 3 are allowed"),
+    "a draw too few": ([BEGUN, step(several(num_draws=1))], "has 1 draws, but the step needs 2"),
     "a row after one of unknown length": (
         [BEGUN, "collect 1", step(several()), step(several(start=6), step_id=2)],
         "not known",
@@ -54,20 +54,23 @@ BROKEN_SEVERAL = {
                 BEGUN, rows=replace(rows(PROMPT), max_tokens=np.array([2]), extra_draw=np.zeros(1))
             )
         ],
-        "of 5",
+        "has 5 tokens",
     ),
     "a row that samples none": (
         [BEGUN, step(several(sample=np.zeros(1, np.uint8)))],
-        "several tokens for a row",
+        "has 1 tokens and `sample` 0",
     ),
-    "a draft token too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 draft tokens for 3"),
+    "a draft token too few": (
+        [BEGUN, step(several(draft_tokens=[1]))],
+        "1 draft tokens and `max_tokens` 3",
+    ),
     "a draft token beyond the vocabulary": (
         [BEGUN, step(several(draft_tokens=[1, NUM_TOKEN_IDS]))],
         "vocabulary",
     ),
     "beyond the blocks": (
         [BEGUN, "collect 1", step(several()), "collect 2", step(several(start=7), step_id=2)],
-        "9|10 tokens in 2",
+        "A sequence of (9|10) tokens needs 3 blocks, but it has 2",
     ),
     "one mask for three tokens": (
         [
@@ -78,16 +81,16 @@ BROKEN_SEVERAL = {
                 masks=GrammarMasks(1, np.array([0], np.int32), MASK_OF_ONE_ROW),
             ),
         ],
-        "1 masks for a row of 3",
+        "1 masks, but it may sample 3 tokens",
     ),
     "a token of a pooled sequence": ([replace(BEGUN, added=[new(pooling="last")])], "pooled"),
     "images that overlap": (
         [replace(BEGUN, added=[new(media=[image_of(0, 3), image_of(2, 2)])])],
-        "overlap",
+        "overlap another medium",
     ),
     "an image beyond the prompt": (
         [replace(BEGUN, added=[new(media=[image_of(3, 3)])])],
-        "overlap or leave",
+        "outside the prompt",
     ),
 }
 
@@ -134,21 +137,21 @@ def test_a_sequence_continues_after_its_row_of_several_tokens():
         for item, num_tokens in ((BEGUN, 1), (step(several()), count)):
             wrong.submit(item)
             wrong.collect(response(item.step_id, num_tokens))
-        with pytest.raises(BrokenRuleError, match="continues at"):
+        with pytest.raises(BrokenRuleError, match="continues at position"):
             wrong.submit(step(several(start=6 + count, token=3, blocks=[2]), step_id=2))
 
 
 def test_several_tokens_need_their_features():
-    with pytest.raises(BrokenRuleError, match="without draft tokens were not negotiated"):
+    with pytest.raises(BrokenRuleError, match="the feature `multi_token` was not negotiated"):
         send(StepRules(replace(SEVERAL, features=("drafts",))), [BEGUN, step(several())])
-    with pytest.raises(BrokenRuleError, match="drafts were not negotiated"):
+    with pytest.raises(BrokenRuleError, match="the feature `drafts` was not negotiated"):
         send(
             StepRules(replace(SEVERAL, features=("multi_token",))),
             [BEGUN, step(several(draft_tokens=[1, 2]))],
         )
     with pytest.raises(BrokenRuleError, match="does not match the negotiated limits"):
         send(StepRules(make_agreement()), [BEGUN])
-    with pytest.raises(BrokenRuleError, match="images were not negotiated"):
+    with pytest.raises(BrokenRuleError, match="the feature `images` was not negotiated"):
         send(StepRules(make_agreement()), [replace(FIRST, added=[new(media=[image_of(0, 2)])])])
-    with pytest.raises(BrokenRuleError, match="pooling was not negotiated"):
+    with pytest.raises(BrokenRuleError, match="the feature `embeddings` was not negotiated"):
         send(StepRules(make_agreement()), [replace(FIRST, added=[new(pooling="last")])])

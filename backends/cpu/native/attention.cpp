@@ -1,10 +1,11 @@
 // Attention over the paged cache with an online softmax (arXiv 2205.14135), for prefill and decode.
 //
-// A share is one piece of the plan for one kv head. Its rows, some queries times the heads of the
-// group, take part in small matrix products. Keys are read in chunks of a few blocks. A chunk stays
-// in the first-level cache for all rows of the tile. Blocks can be anywhere in memory, so the
-// processor cannot predict their addresses. Therefore the values of a chunk are prefetched while
-// its keys are multiplied, and the keys of the next chunk while its values are multiplied.
+// A share is one piece of the plan for one kv head. The rows of a share are its queries, once for
+// each head of the group. They are multiplied in small matrix products. Keys are read in chunks of
+// a few blocks. A chunk stays in the first-level cache for all rows of the tile. Blocks can be
+// anywhere in memory, so the processor cannot predict their addresses. Therefore the values of a
+// chunk are prefetched while its keys are multiplied, and the keys of the next chunk while its
+// values are multiplied.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -128,7 +129,8 @@ void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float
     const __mmask16 seen =
         _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(position))) &
         _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(oldest)));
-    // A blend, not a sum: unused slots can contain anything, even NaN, without any influence.
+    // The scores are selected with a blend instead of a sum, so that unused slots have no
+    // influence, even if they contain NaN.
     _mm512_storeu_ps(scores + i, _mm512_mask_blend_ps(seen, _mm512_set1_ps(kMinusInfinity), x));
   }
 }
@@ -257,7 +259,7 @@ void attend(const Tile& tile) {
        block += kChunkBlocks) {
     for (int64_t row = 0; row < tile.num_rows(); row += kMaxTile) {
       const int64_t height = std::min<int64_t>(kMaxTile, tile.num_rows() - row);
-      // Only later rows of the tile attend to blocks behind the last of these rows.
+      // Only later rows of the tile attend to blocks after the last of these rows.
       const int64_t end = std::min<int64_t>(tile.piece.end_block,
                                             tile.position(row + height - 1) / kBlockTokens + 1);
       const int64_t num_blocks = std::min(kChunkBlocks, end - block);

@@ -17,7 +17,8 @@ int32_t num_blocks(const Batch& batch, int64_t row) {
   return static_cast<int32_t>((batch.context_lens[row] + kBlockTokens - 1) / kBlockTokens);
 }
 
-// Number of segments at the beginning that two rows have in common. Their last blocks do not count.
+// Returns the number of segments at the beginning that two rows have in common. The last block of
+// each row is not included.
 int32_t num_common_segments(const Batch& batch, int64_t row, int64_t other) {
   const int32_t* left = batch.block_tables + row * batch.max_blocks;
   const int32_t* right = batch.block_tables + other * batch.max_blocks;
@@ -26,8 +27,8 @@ int32_t num_common_segments(const Batch& batch, int64_t row, int64_t other) {
          kSegmentBlocks;
 }
 
-// Rows of one query each that begin with the same segments: the number of these rows, beginning
-// with `row`, and the number of segments.
+// Finds consecutive rows of one query each that begin with the same segments. Returns the number of
+// these rows, beginning with `row`, and the number of common segments.
 struct Shared {
   Shared(const Batch& batch, int64_t row, int64_t max_rows) {
     for (int64_t other = row + 1;

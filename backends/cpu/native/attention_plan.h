@@ -3,8 +3,8 @@
 // The queries of a prompt are divided into tiles. A row with few queries is divided into segments
 // of its keys, so that there is work for all threads. Rows that begin with the same blocks read
 // these segments together. If the result of a query consists of several pieces, the thread that
-// completes the last piece merges them. Where segments begin depends only on the row. So other rows
-// in the batch and the number of threads do not change a result.
+// completes the last piece merges them. The beginnings of segments depend only on the row.
+// Therefore other rows in the batch and the number of threads do not change a result.
 #pragma once
 
 #include <atomic>

@@ -1,4 +1,5 @@
-// Conversion of compressed weights to bf16 in registers. Include only after the target pragma.
+// Conversion of compressed weights to bf16 in registers. Include this file only after the target
+// pragma.
 #pragma once
 
 #include "compressed.h"

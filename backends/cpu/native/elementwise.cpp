@@ -25,7 +25,8 @@ inline __mmask16 mask_of(int64_t remaining) {
   return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1);
 }
 
-// Mean, and reciprocal of the deviation. The mean of an rms norm is zero by definition.
+// The mean, and the reciprocal of the standard deviation. The mean of an rms norm is zero by
+// definition.
 inline void moments(const float* x, int64_t size, bool centre, float epsilon, float* mean,
                     float* scale) {
   __m512 sum = _mm512_setzero_ps();
@@ -107,8 +108,8 @@ void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) 
   }
 }
 
-// Zeroes the values behind `offset`. Values of an earlier owner of the block are multiplied by
-// weights of zero, and must not be NaN.
+// Zeroes the values after `offset`. Values that an earlier owner of the block wrote are multiplied
+// by weights of zero, and must not be NaN.
 void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
   const int64_t panel_size = kPanelColumns * kBlockTokens,
                 next_pair = (offset / 2 + 1) * 2 * kPanelColumns;

@@ -110,9 +110,9 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
   }
 }
 
-// Multiplies M rows, which are stored from row `first_row` of the output on, by panels
-// [panel, panel_end). One or two rows wait for memory, so they read two
-// panels at once. Six rows or more fill the registers with half a panel.
+// Multiplies M rows, which are stored from row `first_row` of the output on, by panels [panel,
+// panel_end). With one or two rows the product is limited by memory, so two panels are read at
+// once. With six rows or more, the sums of half a panel fill the registers.
 template <int Bits, int M>
 void tile(const Output& out, const IntegerRows& rows, int64_t first_row, int64_t panel,
           int64_t panel_end) {

@@ -1,5 +1,5 @@
 // Bias, scale and activation of the sums of a linear operation, and how they are stored. Include
-// only after the target pragma.
+// this file only after the target pragma.
 #pragma once
 
 #include "vector.h"

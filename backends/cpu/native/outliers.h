@@ -1,4 +1,5 @@
-// Adds the products with outliers of compressed weights. Include only after the target pragma.
+// Adds the products with outliers of compressed weights. Include this file only after the target
+// pragma.
 #pragma once
 
 #include "compressed.h"

@@ -31,7 +31,8 @@ class ProgramRun final : public tgi::Job {
         scratch_(scratch),
         prepared_(static_cast<size_t>(num_threads), -1) {}
 
-  // The number of shares of an operation. Called for all operations, in order, before the run.
+  // Returns the number of shares of an operation. This function is called for all operations, in
+  // order, before the run.
   int64_t num_shares(const tgi::Op& op) {
     switch (static_cast<Kind>(op.kind)) {
       case Kind::kLinear:

@@ -88,8 +88,8 @@ struct Batch {
 
 class AttentionPlan;  // attention_plan.h
 
-// Each operation is divided into shares, and any thread may run any share. The functions
-// `num_…_shares` return the number of shares.
+// Each operation is divided into work items, which are called shares. Any thread may run any share.
+// The functions `num_…_shares` return the number of shares.
 int64_t num_row_shares(const Batch& batch);
 void run_embed(const Op& op, const Batch& batch, int64_t share);
 void run_norm(const Op& op, const Batch& batch, int64_t share);
@@ -107,13 +107,13 @@ void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share
 void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row,
                    int64_t panel, int64_t panel_end);
 
-// The same for a quantized weight. Every thread calls `prepare_quantized_linear` with its own
-// scratch memory before its first share.
+// Multiplies rows by panels of a quantized weight. Every thread calls `prepare_quantized_linear`
+// with its own scratch memory before its first share.
 void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch);
 void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
                           float* scratch);
 
-// The same for a compressed weight, which needs no preparation.
+// Multiplies rows by panels of a compressed weight, which needs no preparation.
 void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
                            float* scratch);
 

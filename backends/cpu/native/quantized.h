@@ -34,7 +34,7 @@ struct IntegerRows {
   static int64_t scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
                                 int64_t num_rows);
 
-  // The same rows without the first `row` ones.
+  // Returns these rows without the first `row` rows.
   IntegerRows from(int64_t row) const {
     IntegerRows rest = *this;
     rest.scales += row * num_groups;
@@ -53,7 +53,7 @@ struct IntegerRows {
 void quantize_rows(const bf16* rows, int64_t stride, int64_t num_rows, int32_t zero,
                    int64_t group_size, const IntegerRows& target);
 
-// Unpacks a panel to bf16 [input pair][32 columns][2]. Pairs behind the last input are not written.
+// Unpacks a panel to bf16 [input pair][32 columns][2]. Pairs after the last input are not written.
 void dequantize_panel(const QuantizedWeight& weight, int64_t num_inputs, int64_t panel,
                       bf16* target);
 

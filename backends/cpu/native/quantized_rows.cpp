@@ -16,7 +16,8 @@ struct GroupScale {
   float scale, inverse;
 };
 
-// Not finite if a value of the group is not finite, so that the results are not finite either.
+// The scale is not finite if a value of the group is not finite, so that the results are not finite
+// either.
 GroupScale group_scale(const bf16* values, int64_t count) {
   __m512i greatest = _mm512_setzero_si512();
   for (int64_t i = 0; i < count; i += 16) {

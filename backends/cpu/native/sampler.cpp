@@ -160,7 +160,7 @@ SampleResult sample_row(const float* logits, int64_t size, const SampleRow& row,
 }  // namespace
 
 SampleScratch::SampleScratch(int64_t vocab_size) {
-  // Whole vectors are stored, even behind the last kept element.
+  // Whole vectors are stored, even after the last kept element.
   const auto size = static_cast<size_t>(round_up(vocab_size, 16)) + 16;
   for (auto* floats : {&scores, &kept_scores, &weights, &keys}) floats->resize(size);
   for (auto* integers : {&kept_ids, &context_counts, &output_counts}) integers->resize(size);

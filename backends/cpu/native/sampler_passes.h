@@ -1,4 +1,4 @@
-// Vector passes over one row of scores. Include only after the target pragma.
+// Vector passes over one row of scores. Include this file only after the target pragma.
 #pragma once
 
 #include <algorithm>

@@ -1,12 +1,13 @@
 // A thread pool that runs one job at a time. The stages of a job run in order, and any thread may
 // run any share of a stage.
 //
-// A stage ends when its shares are done, not when all threads have arrived. So a thread that the
-// system descheduled between two shares delays no other thread, and catches up later. Threads with
-// an even number begin with the first half of the shares and the others with the second half, each
-// in order, so that a thread reads consecutive memory. A thread whose half is done takes shares of
-// the other half. A waiting thread spins for a short time, then yields its core, and then sleeps:
-// after about the time between two steps, or as soon as another thread took the core.
+// A stage ends when its shares are done, not when all threads have arrived. A thread that the
+// system descheduled between two shares therefore delays no other thread, and catches up later.
+// Threads with an even number begin with the first half of the shares and the others with the
+// second half, each in order, so that a thread reads consecutive memory. A thread whose half is
+// done takes shares of the other half. A waiting thread first spins for a short time and then
+// yields its core. It sleeps when it has waited for about the time between two steps, or as soon as
+// another thread uses the core.
 #pragma once
 
 #include <atomic>

@@ -1,4 +1,5 @@
-// Vector functions over AVX-512 that several kernels use. Include only after the target pragma.
+// Vector functions over AVX-512 that several kernels use. Include this file only after the target
+// pragma.
 #pragma once
 
 #include <immintrin.h>

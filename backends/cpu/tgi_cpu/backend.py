@@ -207,7 +207,7 @@ def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tup
         config, _NAME, dtypes=sorted(DTYPE_BYTES), quantize=QUANTIZATIONS, max_shards=1
     )
     if config.quantize in QUANTIZATIONS and isinstance(spec, GenericSpec):
-        remedy = "it quantizes only architectures that are built in: leave it out"
+        remedy = "it quantizes only architectures that are built in; leave the option out"
         refused = (*refused, reject_option(_NAME, "quantize", config.quantize, remedy))
     return refused
 

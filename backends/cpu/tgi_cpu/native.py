@@ -41,7 +41,7 @@ class NativeLibrary:
     """The loaded library. Its functions release the Python interpreter lock while they run."""
 
     functions: Any  # ctypes functions have no static types
-    num_threads: int = field(default_factory=machine.num_threads)  # for weights
+    num_threads: int = field(default_factory=machine.num_threads)  # threads that pack weights
 
     @property
     def is_supported(self) -> bool:
@@ -190,8 +190,8 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
         found = functions.tgi_record_size(number)
         if expected != found:
             raise ImportError(
-                f"{paths[0].name}: record {number} has {found} bytes there and {expected} here;"
-                " build it again"
+                f"{paths[0].name} was built from other sources: its record {number} has {found}"
+                f" bytes, but {expected} bytes are expected. Build the library again."
             )
     return NativeLibrary(functions)
 

@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 class Kind(IntEnum):
-    """Mirrors `tgi::Kind`."""
+    """The kind of an operation. The values are those of `tgi::Kind`."""
 
     EMBED = 0
     NORM = 1
@@ -35,7 +35,7 @@ class Kind(IntEnum):
 
 
 class Store(IntEnum):
-    """Mirrors `tgi::Store`."""
+    """The way in which an operation stores its result. The values are those of `tgi::Store`."""
 
     FLOAT = 0
     ACCUMULATE = 1
@@ -82,7 +82,7 @@ class ProgramBuilder:
         return self.buffers[key]
 
     def used_by(self, *parts: list[OpRecord]) -> list[Array]:
-        """Return the buffers that are read or written in every part."""
+        """Return the buffers that the operations of each part read or write."""
         used = [{address for op in part for address in (op.source, op.target)} for part in parts]
         return [
             buffer

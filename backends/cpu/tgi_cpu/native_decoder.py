@@ -63,7 +63,7 @@ class NativeDecoder:
 
     @property
     def is_chunked(self) -> bool:
-        """Always True, because attention also reads the keys and values of earlier prefill
+        """The value is True, because attention also reads the keys and values of earlier prefill
         chunks.
         """
         return True
@@ -72,13 +72,13 @@ class NativeDecoder:
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
         """Pack `piece`, the part of `parameter` that begins at index `start` of `axis`."""
-        assert expert is None, f"{parameter}: the kernels know no experts"
+        assert expert is None, f"{parameter}: the kernels do not support experts"
         self.weights.write(parameter, axis, start, piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
         """Allocate the cache, buffers and threads for steps within `limits`."""
         assert block_size == BLOCK_TOKENS, (
-            f"the kernels keep {BLOCK_TOKENS} tokens in a block, not {block_size}"
+            f"the kernels use blocks of {BLOCK_TOKENS} tokens, not {block_size}"
         )
         cache = NativeCache.allocate(self.spec, num_blocks, self._library)
         program = build_program(
@@ -125,7 +125,7 @@ class NativeModel:
 
     @property
     def device(self) -> torch.device:
-        """The CPU."""
+        """The device of the model, which is the CPU."""
         return _DEVICE
 
     @property

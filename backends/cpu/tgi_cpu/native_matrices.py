@@ -1,7 +1,8 @@
 """Weight matrices in the layouts that the native kernels read.
 
-The layouts are bfloat16 panels, the same values compressed to 12 bits without loss, and quantized
-codes.
+A panel is a group of `PANEL_COLUMNS` columns that are stored together. A matrix is stored as
+bfloat16 panels, as panels compressed to 12 bits per weight without loss, or as quantized codes. A
+packed column is a column of the stored matrix. It contains one row of a parameter.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class MatrixPlan:
         return weight_format.num_bytes(self.padded_columns, self.num_inputs)
 
     def first_column(self, parameter: str) -> int:
-        """The packed column of the first row of `parameter`.
+        """The packed column that contains the first row of `parameter`.
 
-        In a gated matrix, the column is counted within the half panels of the parameter, so the
-        result is 0.
+        In a gated matrix, the result is 0, because column numbers count only the columns in the
+        parameter's half of each panel.
         """
         return 0 if self.gated else int(self.columns(parameter)[0])
 
@@ -92,7 +93,9 @@ class Matrix(Protocol):
 
     @property
     def operand(self) -> dict[str, object]:
-        """The fields of an `OpRecord` that point to the matrix. Valid while the matrix exists."""
+        """The fields of an `OpRecord` that point to the matrix. The pointers are valid while the
+        matrix exists.
+        """
 
     @property
     def scratch_floats(self) -> int:
@@ -119,7 +122,7 @@ class PackedMatrix:
 
     @property
     def scratch_floats(self) -> int:
-        """Always 0: bfloat16 panels are multiplied without scratch memory."""
+        """The value is 0, because bfloat16 panels are multiplied without scratch memory."""
         return 0
 
     @property
@@ -160,6 +163,7 @@ class PackedMatrix:
 class CompressedMatrix:
     """A weight matrix of bfloat16 values, compressed to 12 bits each without loss.
 
+    An outlier is a weight whose exponent has no 4-bit code. Outliers are stored in a separate list.
     See `native/compressed.h`. The idea follows Zhang et al., "70% Size, 100% Accuracy" (DFloat11),
     arXiv:2504.11651: the exponents of weights contain little information. All codes here have the
     same length, so that they can be decoded in registers.
@@ -193,7 +197,7 @@ class CompressedMatrix:
 
     @property
     def scratch_floats(self) -> int:
-        """Number of floats that one decompressed panel takes."""
+        """Number of floats in one decompressed panel."""
         return self._library.compressed_scratch_floats(self.plan.num_inputs)
 
     @property
@@ -213,7 +217,7 @@ class CompressedMatrix:
 class QuantizedMatrix:
     """A weight matrix of integer codes and scales.
 
-    It is quantized piece by piece, so the whole matrix is never in memory in another dtype.
+    The matrix is quantized piece by piece, so the whole matrix is never in memory in another dtype.
     """
 
     def __init__(

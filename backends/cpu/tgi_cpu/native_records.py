@@ -28,7 +28,7 @@ BLOCK_TOKENS = 32
 
 
 class AttentionRecord(Structure):
-    """Mirrors `tgi::AttentionLayer`."""
+    """Has the same fields as `tgi::AttentionLayer`."""
 
     _fields_ = (
         ("num_heads", c_int32),
@@ -53,7 +53,7 @@ class AttentionRecord(Structure):
 
 
 class QuantizedRecord(Structure):
-    """Mirrors `tgi::QuantizedWeight`."""
+    """Has the same fields as `tgi::QuantizedWeight`."""
 
     _fields_ = (
         ("codes", c_void_p),
@@ -64,7 +64,7 @@ class QuantizedRecord(Structure):
 
 
 class CompressedRecord(Structure):
-    """Mirrors `tgi::CompressedWeight`."""
+    """Has the same fields as `tgi::CompressedWeight`."""
 
     _fields_ = (
         ("panels", c_void_p),
@@ -74,7 +74,7 @@ class CompressedRecord(Structure):
 
 
 class OpRecord(Structure):
-    """Mirrors `tgi::Op`."""
+    """Has the same fields as `tgi::Op`."""
 
     _fields_ = (
         ("kind", c_int32),
@@ -101,7 +101,7 @@ class OpRecord(Structure):
 
 
 class BatchRecord(Structure):
-    """Mirrors `tgi::Batch`."""
+    """Has the same fields as `tgi::Batch`."""
 
     _fields_ = (
         ("num_tokens", c_int64),
@@ -117,7 +117,7 @@ class BatchRecord(Structure):
 
 
 OUTLIER = np.dtype([("input", np.int32), ("column", np.uint16), ("value", np.uint16)])
-"""Mirrors `tgi::Outlier`."""
+"""Has the same fields as `tgi::Outlier`."""
 SAMPLE_ROW = np.dtype(
     [
         ("watermark_delta", np.float64),
@@ -147,14 +147,14 @@ SAMPLE_ROW = np.dtype(
     ],
     align=True,
 )
-"""Mirrors `tgi::SampleRow`. Pointers are stored as unsigned integers."""
+"""Has the same fields as `tgi::SampleRow`. Pointers are stored as unsigned integers."""
 SAMPLE_RESULT = np.dtype(
     [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)],
     align=True,
 )
-"""Mirrors `tgi::SampleResult`."""
+"""Has the same fields as `tgi::SampleResult`."""
 TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
-"""Mirrors `tgi::TopToken`."""
+"""Has the same fields as `tgi::TopToken`."""
 # The order is the order of the record numbers of `tgi_record_size`.
 RECORD_BYTES = (
     *(

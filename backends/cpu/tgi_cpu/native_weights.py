@@ -32,8 +32,9 @@ Float32Array = npt.NDArray[np.float32]
 def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
     """Return the matrices of a decoder that consists of attention and MLP mixers.
 
-    A key consists of the prefix of the mixer's parameter names and the name of the matrix, for
-    example `decoder.layers.0.attention.qkv`.
+    The result maps the name of each matrix to its plan. A name consists of the prefix of the
+    mixer's parameter names and the name within the mixer, for example
+    `decoder.layers.0.attention.qkv`.
     """
     hidden = spec.hidden_size
     plans = {"embedding": MatrixPlan({"embedding.weight": spec.vocab_size}, hidden)}

@@ -36,7 +36,7 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "
 
 # The arrays are logits, processed scores, sorted scores, probabilities and cumulative sums.
 _LOGITS_COPIES = 5
-_CACHE_SHARE = 0.5  # share of the blocks that fit into memory; used if no cache size is given
+_CACHE_SHARE = 0.5  # part of the blocks that fit into memory; used if no cache size is given
 
 
 @final
@@ -48,9 +48,9 @@ class MemoryFacts:
     weights_bytes: int
     dtype: str
     block_size: int
-    max_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
+    max_step_tokens: int  # used if `--max-batch-prefill-tokens` is not set
     on_demand: bool = False  # whether the memory of a block is allocated at its first use
-    weights_detail: str = ""  # for the memory report; the dtype if empty
+    weights_detail: str = ""  # shown in the memory report; if empty, the dtype is shown
 
 
 def compute_dtype(
@@ -63,7 +63,9 @@ def compute_dtype(
 
 
 def weights_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None = None) -> int:
-    """Bytes of all parameters, in `dtype` or in the format of `quantization` where it applies."""
+    """Bytes of all parameters. Parameters that `quantization` covers are counted in its format, and
+    all others in `dtype`.
+    """
     return sum(
         _tensor_bytes(parameter, shape, dtype, quantization)
         for parameter, shape in tensor_shapes(spec).items()
@@ -93,8 +95,8 @@ def kv_bytes_per_token(spec: ModelSpec | GenericSpec, dtype: str) -> int:
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, dtype: str) -> int:
-    """Bytes of the recurrent states of one sequence. They do not depend on the sequence's
-    length.
+    """Bytes of the recurrent states of one sequence. The size does not depend on the length of the
+    sequence.
     """
     return sizes.state_bytes(spec, DTYPE_BYTES[dtype])
 
@@ -111,7 +113,9 @@ def workspace_bytes(
 def plan_limits(
     spec: ModelSpec | GenericSpec, requested: RequestedLimits, facts: MemoryFacts
 ) -> MemoryPlan:
-    """Keep the requested limits and derive the others. Raises `BackendError`."""
+    """Keep the limits that the user requested, and derive the other limits. Raises
+    `BackendError`.
+    """
     bytes_of = BytesOf(
         weights=facts.weights_bytes,
         block=kv_bytes_per_token(spec, facts.dtype) * facts.block_size,

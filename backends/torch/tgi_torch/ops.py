@@ -62,62 +62,70 @@ class Ops:
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """(x [..., in], weight [out, in], bias [out]) -> [..., out]"""
+    """Returns x W' + b, [..., out], for x [..., in], weight [out, in] and bias [out]."""
 
     embedding: Callable[[Tensor, Tensor], Tensor]
-    """(ids int64 [T], table [rows, size]) -> [T, size]"""
+    """Returns the rows [T, size] with the indices int64 [T] in a table [rows, size]."""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    """(x [..., n], weight [n], eps) -> like x; the mean is computed in float32"""
+    """Normalises x [..., n] with weight [n] and eps. The mean is computed in float32."""
 
     rms_norm_unit_offset: Callable[[Tensor, Tensor, float], Tensor]
-    """Like `rms_norm`, with 1 + weight instead of weight."""
+    """Normalises as `rms_norm` does, but multiplies by 1 + weight instead of weight."""
 
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
-    """(x [..., n], weight [n], bias [n], eps) -> like x"""
+    """Normalises x [..., n] with weight [n], bias [n] and eps."""
 
     rotary: Callable[[Tensor, Rotation, bool], None]
-    """(x [T, H, D], rotation, interleaved): rotates the first rotary_dim values of each head in
-    place
+    """Rotates the first `rotary_dim` values of each head of x [T, H, D] in place. The other
+    arguments are the rotation and `interleaved`.
     """
 
     activation: Callable[[Tensor, Activation], Tensor]
-    """(x, kind) -> like x"""
+    """Applies the activation function with the given name to x."""
 
     gated_activation: Callable[[Tensor, Activation], Tensor]
-    """(gate and up concatenated [..., 2 n], kind) -> activation(gate) * up [..., n]"""
+    """Returns activation(gate) * up, [..., n], for the concatenation of gate and up, [..., 2 n],
+    and the name of the activation function.
+    """
 
     write_kv: Callable[[Tensor, Tensor, LayerCache, Tensor], None]
-    """(key [T, K, D], value [T, K, Dv], cache, slot_mapping int64 [T]): writes into the cache"""
+    """Writes key [T, K, D] and value [T, K, Dv] to a cache, at the given slots int64 [T]."""
 
     plan_attention: Callable[[AttentionMetadata, int, int | None], Any]
-    """(metadata, block_size, window) -> the plan of `paged_attention`; called once per step and
-    window
+    """Returns the plan of `paged_attention` for the metadata, the block size and the window. The
+    decoder calls this operation once per step and window.
     """
 
     paged_attention: Callable[[Tensor, LayerCache, Any, AttentionSettings], Tensor]
-    """(query [T, H, D], cache, plan, settings) -> [T, H * Dv]; the cache must contain the keys and
-    values of this step
+    """Returns the attention [T, H * Dv] of query [T, H, D] over a cache, for a plan and the
+    settings of the layer. The cache must contain the keys and values of this step.
     """
 
     plan_cross_attention: Callable[[AttentionMetadata, int], Any]
-    """(metadata, block_size) -> the plan of `paged_attention` over the encoder's tokens; called
-    once per step
+    """Returns the plan of `paged_attention` over the encoder's tokens, for the metadata and the
+    block size. The decoder calls this operation once per step.
     """
 
     plan_states: Callable[[AttentionMetadata], Any]
-    """metadata -> the plan of the three operations below; called once per step"""
+    """Returns the plan of the three operations below for the metadata. The decoder calls this
+    operation once per step.
+    """
 
     causal_convolution: Callable[[Tensor, Tensor, Tensor | None, Tensor, Any], Tensor]
-    """(x [T, C], weight [C, kernel], bias [C], window [S, C, kernel - 1], plan) -> [T, C]; updates
-    the windows of the rows
+    """Returns the convolution [T, C] of x [T, C] with weight [C, kernel] and bias [C], for a plan.
+    Updates the rows' entries in the windows [S, C, kernel - 1].
     """
 
     selective_scan: Callable[[ScanInputs, Tensor, Any], Tensor]
-    """(inputs, states [S, H, P, N], plan) -> float32 [T, H, P]; updates the states of the rows"""
+    """Returns the outputs of Mamba's recurrence, float32 [T, H, P], for the inputs and a plan.
+    Updates the rows' states in [S, H, P, N].
+    """
 
     gated_delta_scan: Callable[[DeltaInputs, Tensor, Any], Tensor]
-    """(inputs, states [S, H, K, V], plan) -> float32 [T, H, V]; updates the states of the rows"""
+    """Returns the outputs of the gated delta rule, float32 [T, H, V], for the inputs and a plan.
+    Updates the rows' states in [S, H, K, V].
+    """
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

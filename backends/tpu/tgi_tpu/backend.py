@@ -47,7 +47,7 @@ __all__ = ["TpuBackend"]
 _NAME = "tpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
-_MAX_CPU_SHARDS = 8  # on JAX's CPU platform; one host has at most 8 chips
+_MAX_CPU_SHARDS = 8  # maximum on JAX's CPU platform; one host has at most 8 chips
 _KERNELS = {
     "jax": "the ragged paged attention of JAX",
     "pallas": "the Pallas kernel of this backend",

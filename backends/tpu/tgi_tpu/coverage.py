@@ -1,4 +1,6 @@
-"""Decides if this backend can run a model, and on how many devices. Imports no framework."""
+"""Decides if this backend can run a model, and on how many devices. This module imports no
+framework.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ BUCKETS_OPTION = "--tpu-token-buckets"
 # Logits, scores before and after the warpers, keys, probabilities, two counts, and the reported
 # distribution.
 _LOGITS_COPIES = 8
-_CACHE_SHARE = 0.9  # share of the blocks that fit into memory; used if no cache size is given
+_CACHE_SHARE = 0.9  # part of the blocks that fit into memory; used if no cache size is given
 _DEPTH = 2  # steps in flight
 
 
@@ -69,7 +69,7 @@ class MemoryFacts:
     block_bytes: int  # bytes of one cache block over all layers
     block_size: int  # tokens
     dtype: str
-    default_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
+    default_step_tokens: int  # used if `--max-batch-prefill-tokens` is not set
 
 
 def compute_dtype(requested: str | None, stored: str | None) -> str:
@@ -96,7 +96,9 @@ def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_seque
 
 
 def plan_limits(spec: ModelSpec, requested: RequestedLimits, facts: MemoryFacts) -> MemoryPlan:
-    """Keep the requested limits and derive the others. Raises `BackendError`."""
+    """Keep the limits that the user requested, and derive the other limits. Raises
+    `BackendError`.
+    """
     context = limits.requested_context(spec, requested)
     max_sequences = requested.max_batch_size or requested.max_concurrent_requests
     bytes_of = BytesOf(

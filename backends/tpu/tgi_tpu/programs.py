@@ -157,30 +157,39 @@ class Programs:
         self.compile_ns = 0  # time spent compiling after startup
 
     def forward(self, shape: StepShape) -> Compiled:
-        """(parameters, cache, history, history rows, step) -> (logits, hidden, cache, history)."""
+        """Return the program of a forward pass. Its arguments are parameters, cache, history,
+        history rows and step. Its results are logits, hidden vectors, cache and history.
+        """
         return self._get(
             ("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape)
         )
 
     def sampler(self, num_rows: int, num_biases: int) -> Compiled:
-        """(logits, history, rows, parameters, mask words) -> (sampled tokens, history)."""
+        """Return the sampling program. Its arguments are logits, history, rows, parameters and mask
+        words. Its results are the sampled tokens and the history.
+        """
         return self._get(
             ("sample", num_rows, num_biases), partial(self._lower_sampler, num_rows, num_biases)
         )
 
     def scorer(self, shape: StepShape) -> Compiled:
-        """(parameters, hidden, indices, targets) -> log probabilities.
+        """Return the program that scores prompt tokens. Its arguments are parameters, hidden
+        vectors, indices and targets. Its result is the log probabilities of the targets.
 
         One call scores as many tokens as the shape has sequences.
         """
         return self._get(("score", shape.num_tokens), partial(self._lower_scorer, shape))
 
     def history_writer(self) -> Compiled:
-        """(history, row, tokens) -> history."""
+        """Return the program that writes tokens to a row of the history. Its arguments are history,
+        row and tokens. Its result is the history.
+        """
         return self._get(("history",), self._lower_history_writer)
 
     def block_copier(self) -> Compiled:
-        """(cache, sources, targets) -> cache."""
+        """Return the program that copies blocks. Its arguments are cache, sources and targets. Its
+        result is the cache.
+        """
         return self._get(("copy",), self._lower_block_copier)
 
     def compile_all(self, buckets: Buckets, *, scores_prompts: bool) -> None:
@@ -279,5 +288,5 @@ def _like(array: jax.Array) -> Any:  # noqa: ANN401
 
 
 def _laid_out_like(array: jax.Array) -> Any:  # noqa: ANN401
-    """As `_like`, with the layout of the parameter."""
+    """Return the shape, dtype, sharding and memory layout of `array`."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.format)  # type: ignore[attr-defined] # JAX's stub lacks it

@@ -1,12 +1,12 @@
 """Runs steps on the device. Several steps may be in flight.
 
-`submit` starts a step, and `collect` returns the result of the oldest step.
+`enqueue` starts a step, and `finish` waits for the oldest step and returns its result.
 
-Only `collect` waits for the device. Programs are dispatched one after the other, and each uses the
-cache, history and logits that the previous one produced. A step that waits for its grammar masks
-delays all later steps, because the tokens that the waiting step has not sampled yet may be inputs
-of the later steps. The effects of a step happen in this order: drops, additions, block copies,
-rows.
+Only `finish` waits for the device. Programs are dispatched one after the other. Each program uses
+the cache, history and logits that the previous program produced. A step that waits for its grammar
+masks delays all later steps, because the tokens that the waiting step has not sampled yet may be
+inputs of the later steps. The effects of a step happen in this order: drops, additions, block
+copies, rows.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class _StepInFlight:
 
 @final
 class ModelRunner:
-    """Owns cache, history and the state of the sequences. Must be called from one thread."""
+    """Owns the cache, the token ids of all live sequences (the history) and the state of the
+    sequences. All methods must be called from the same thread.
+    """
 
     def __init__(
         self,
@@ -82,8 +84,8 @@ class ModelRunner:
         *,
         buckets: Buckets,
         limits: Limits,
-        # One block more than negotiated: `computes` writes to the last block, which the core does
-        # not know.
+        # The cache has one block more than was negotiated. `computes` writes to the last block,
+        # because the core does not use this block.
         cache: Cache,
         # int32 [limits.max_sequences + 1, limits.max_total_tokens + 1]. Padding uses the last row.
         history: jax.Array,
@@ -106,7 +108,7 @@ class ModelRunner:
             for rows in buckets.rows
         }
         self._sampled_states: list[SequenceState] = []
-        # Number of rows, and parameters of `_sampled_states`.
+        # The number of rows and the sampling parameters of the sequences in `_sampled_states`.
         self._sampling: tuple[int, SamplingArrays] | None = None
         self._in_flight: deque[_StepInFlight] = deque()
         self._last_ready = 0  # time at which the last result was ready
@@ -114,8 +116,8 @@ class ModelRunner:
     def enqueue(self, step: SchedulerOutput) -> None:
         """Start a step.
 
-        Raises `StepError` if it violates the negotiated limits. Its drops and additions take effect
-        even then.
+        Raises `StepError` if the step violates the negotiated limits. The drops and additions of
+        the step take effect even then.
         """
         began = self._clock()
         self._sequences.update(step)
@@ -145,10 +147,10 @@ class ModelRunner:
         """
         first = self._in_flight.popleft()
         if not first.is_complete:
-            self._dispatch()  # the later steps no longer wait for it
+            self._dispatch()  # the later steps no longer wait for this step
             raise missing_masks(step)
-        # This call is needed for a step that samples nothing. Otherwise reading the tokens waits
-        # for the step.
+        # This call is needed for a step that samples nothing. If the step samples tokens,
+        # `device_get` below waits for the step in any case.
         jax.block_until_ready(first.logits)
         tokens, logprobs = jax.device_get(
             (first.tokens, None if first.scores is None else first.scores.logprobs)
@@ -256,8 +258,8 @@ class ModelRunner:
         """For each computed position that is followed by a prompt token, compute the logprob of
         this prompt token.
 
-        Each call scores at most as many tokens as a step has rows with logits. So scoring a prompt
-        needs no more memory for logits than any other step.
+        Each call scores at most as many tokens as a step has rows with logits. Scoring a prompt
+        therefore needs no more memory for logits than any other step.
         """
         scores = PendingScores.of(batch.layout)
         if scores is None:

@@ -95,7 +95,7 @@ def step_result(
     *,
     scores: list[PromptScores],
     times: StepTimes,
-    shape: StepShape | None,  # None = the step had no rows
+    shape: StepShape | None,  # None if the step had no rows
 ) -> ModelRunnerOutput:
     """Return the output of a step. Each sampled row without a problem has one token."""
     if chosen is None:

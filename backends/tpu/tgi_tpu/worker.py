@@ -10,6 +10,7 @@ from typing import final
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import psutil  # type: ignore[import-untyped] # it ships no types
 from jax.sharding import Mesh
 
@@ -21,6 +22,7 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     Agreement,
     BackendError,
+    Dtype,
     EngineConfig,
     GrammarMasks,
     ModelRunnerOutput,
@@ -46,7 +48,7 @@ from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
-_MAX_STEP_TOKENS = 1024  # default; matrix products reach their full throughput at this size
+_MAX_STEP_TOKENS = 1024  # the default; matrix products reach their full throughput at this size
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for tokens with equal scores
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
@@ -102,7 +104,9 @@ class TpuPart:
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Keep the requested limits and derive the others from the free memory."""
+        """Keep the limits that the user requested, and derive the other limits from the free
+        memory.
+        """
         assert self._loaded is not None
         mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
         buckets = self._token_buckets
@@ -128,6 +132,7 @@ class TpuPart:
             sampling_caps={"top_n_tokens": _MAX_TOP_N},
             memory=plan.memory,
             facts=self._facts(),
+            dtype=msgspec.convert(dtype, Dtype),
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:

@@ -52,7 +52,7 @@ _GGUF = "*.gguf"
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded completely: download it again."
 _LENGTH_BYTES = 8
-_POINTER_BYTES = 64  # enough to recognize a Git LFS pointer
+_POINTER_BYTES = 64  # a Git LFS pointer can be recognized by this many bytes
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _MAX_HEADER_OBJECTS = 200_000  # one per tensor; the largest published files have about 10,000
 _MAX_DIMENSIONS = 16
@@ -93,15 +93,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         check_pointer(path, start)
         if file_bytes < _LENGTH_BYTES:
             raise ModelError(
-                f"{shown(path)}: the file has {file_bytes} bytes, too few for a safetensors file.",
+                f"{shown(path)}: the file has only {file_bytes} bytes and is no safetensors file.",
                 _DOWNLOAD_AGAIN,
             )
         header_bytes = int.from_bytes(start[:_LENGTH_BYTES], "little")
         data_start = _LENGTH_BYTES + header_bytes
         if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
             raise ModelError(
-                f"{shown(path)}: the header claims {header_bytes} bytes, the file has {file_bytes}"
-                f" and the limit is {_MAX_HEADER_BYTES}.",
+                f"{shown(path)}: the header should have {header_bytes} bytes, but the file has"
+                f" {file_bytes} and the limit is {_MAX_HEADER_BYTES}.",
                 _DOWNLOAD_AGAIN,
             )
         file.seek(_LENGTH_BYTES)
@@ -119,7 +119,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, _Entry]:
     num_objects = text.count(b"{")
     if num_objects > _MAX_HEADER_OBJECTS:
         raise ModelError(
-            f"{shown(path)}: the header contains {num_objects} objects, the limit is"
+            f"{shown(path)}: the header contains {num_objects} objects, but the limit is"
             f" {_MAX_HEADER_OBJECTS}.",
             "Split the checkpoint into several files.",
         )
@@ -145,16 +145,16 @@ def _checked(
         )
     if data_start + stop > file_bytes:
         raise ModelError(
-            f"{shown(path)}: tensor `{shown(name)}` ends at byte {data_start + stop}, the file has"
-            f" {file_bytes}.",
+            f"{shown(path)}: tensor `{shown(name)}` ends at byte {data_start + stop}, but the file"
+            f" has {file_bytes} bytes.",
             _DOWNLOAD_AGAIN,
         )
     value_bytes = FLOAT_BYTES.get(entry.dtype)
     if value_bytes is not None and not _fits(entry.shape, value_bytes, stop - start):
         raise ModelError(
             f"{shown(path)}: tensor `{shown(name)}` of shape {_some_sizes(entry.shape)} and dtype"
-            f" {entry.dtype} needs {_num_bytes_text(entry.shape, value_bytes)}, the header gives it"
-            f" {stop - start}.",
+            f" {entry.dtype} needs {_num_bytes_text(entry.shape, value_bytes)}, but the header"
+            f" lists {stop - start}.",
             _DOWNLOAD_AGAIN,
         )
     return StoredTensor(name, entry.dtype, entry.shape, data_start + start, stop - start)
@@ -191,13 +191,14 @@ def _check_data(
             problem = "overlaps another tensor" if stored.start < end else "follows unused bytes"
             raise ModelError(
                 f"{shown(path)}: tensor `{shown(stored.name)}` {problem}: it starts at byte"
-                f" {stored.start}, the tensor before it ends at byte {end}.",
+                f" {stored.start}, but the tensor before it ends at byte {end}.",
                 _DOWNLOAD_AGAIN,
             )
         end += stored.num_bytes
     if end != file_bytes:
         raise ModelError(
-            f"{shown(path)}: the last tensor ends at byte {end}, the file has {file_bytes}.",
+            f"{shown(path)}: the last tensor ends at byte {end}, but the file has"
+            f" {file_bytes} bytes.",
             _DOWNLOAD_AGAIN,
         )
 

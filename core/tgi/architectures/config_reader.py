@@ -108,7 +108,7 @@ class ConfigReader:
         return self.number(name, default=default)
 
     def boolean(self, *names: str, default: bool | None = None) -> bool:
-        """True or false."""
+        """A boolean."""
         name, value = self._value(names, default)
         if not isinstance(value, bool):
             raise self.error(name, "must be true or false")

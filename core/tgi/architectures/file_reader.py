@@ -68,7 +68,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         if len(data) > max_bytes:
             num_bytes = os.fstat(file.fileno()).st_size
             raise ModelError(
-                f"{shown(path)}: the file has {num_bytes} bytes, the limit is {max_bytes}.",
+                f"{shown(path)}: the file has {num_bytes} bytes, but the limit is {max_bytes}.",
                 _DOWNLOAD_AGAIN,
             )
     check_pointer(path, data)

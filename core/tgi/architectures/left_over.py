@@ -27,7 +27,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
 )
 """Patterns of tensors that are not needed to run a model, and the content of these tensors."""
 
-_COMPILED = "_orig_mod."  # torch.compile inserts this into the names of a module
+_COMPILED = "_orig_mod."  # torch.compile inserts this prefix into the names of a module
 _WRAPPERS = ("module.", "base_model.model.")  # prefixes of DistributedDataParallel and peft
 
 _FOREIGN = {

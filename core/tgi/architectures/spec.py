@@ -158,7 +158,7 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
     scale: float
     rope: Rope
     norm: Norm  # for each of the two low-rank vectors
-    qkv_bias: bool = False  # of the projections down to the low ranks
+    qkv_bias: bool = False  # whether the projections to the low ranks have a bias
     output_bias: bool = False
 
     @property

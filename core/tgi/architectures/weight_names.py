@@ -1,4 +1,4 @@
-"""Builds weight rules from tables of module names."""
+"""Builds the rules that map checkpoint tensors to parameters, from tables of module names."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ __all__ = [
     "BackendOption",
     "CacheGroup",
     "DeviceInfo",
+    "Dtype",
     "EngineConfig",
     "Health",
     "Implementation",
@@ -29,6 +30,9 @@ __all__ = [
     "RequestedLimits",
     "Support",
 ]
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+"""The dtypes in which a worker can compute."""
 
 API_VERSION = (2, 0)
 """Version of the backend interface. A plugin is loaded only if its major version equals this major
@@ -95,7 +99,7 @@ class BackendInfo(Record, frozen=True):
     # `auto` selects the usable backend with the highest priority. A backend whose priority is below
     # 0 is selected only if no other backend is usable.
     priority: int = 0
-    selectable: bool = True  # False = `auto` never selects this backend
+    selectable: bool = True  # whether `auto` may select this backend
     options: tuple[BackendOption, ...] = ()
     # The core reads this field before it downloads a model. A model in another format is rejected
     # without calling `Backend.supports`.
@@ -166,8 +170,8 @@ class EngineConfig(Record, frozen=True):
 
 
 class RequestedLimits(Record, frozen=True):
-    """The limits that the user requested. None = the backend decides. If the backend cannot provide
-    a requested value, startup fails with an error message.
+    """The limits that the user requested. A value of None means that the backend decides. If the
+    backend cannot provide a requested value, startup fails with an error message.
     """
 
     max_input_tokens: int | None = None
@@ -183,11 +187,11 @@ class RequestedLimits(Record, frozen=True):
 class Limits(Record, frozen=True):
     """Limits of every step, and rules for the composition of a step."""
 
-    max_total_tokens: int  # context of one sequence
+    max_total_tokens: int  # maximum number of tokens of one sequence
     max_sequences: int
     max_step_tokens: int
-    mixed: bool = True  # prefill and decode rows in one step
-    chunked: bool = True  # a prompt may be split over steps
+    mixed: bool = True  # whether a step may contain both prefill and decode rows
+    chunked: bool = True  # whether a prompt may be split over several steps
     # The length of every prefill chunk except the last one is a multiple of this number.
     chunk_multiple: int = 1
     max_prefills: int = 0  # maximum number of prefill rows in one step; 0 = no limit
@@ -195,7 +199,7 @@ class Limits(Record, frozen=True):
     depth: int = 1  # maximum number of steps in flight
     # Maximum of `Rows.max_tokens`. It is above 1 only with `multi_token` or `drafts`.
     tokens_per_step: int = 1
-    max_adapters: int = 0  # loaded at the same time; above 0 only with `lora`
+    max_adapters: int = 0  # maximum number of loaded adapters; above 0 only with `lora`
     max_adapter_rank: int = 0
 
 
@@ -248,8 +252,12 @@ class Agreement(Record, frozen=True):
     sampling: tuple[str, ...]  # supported members of SAMPLING_FIELDS
     sampling_caps: dict[str, float] = {}  # maximum value of a field, e.g. {"top_k": 16}
     memory: tuple[MemoryItem, ...] = ()
-    # Dtype, attention implementation, versions. `GET /info/backend` returns them.
+    # Facts such as the dtype, the attention implementation and versions. `GET /info/backend`
+    # returns these facts.
     facts: dict[str, str] = {}
+    # Dtype of the hidden vectors between the layers. The conformance suite derives the tolerance of
+    # its comparisons from this field. If the fact `dtype` is present, it has the same value.
+    dtype: Dtype = "float32"
 
     def has(self, feature: str) -> bool:
         """Whether `feature` was negotiated."""
@@ -261,6 +269,6 @@ class Health(Record, frozen=True):
 
     ok: bool
     message: str = ""
-    # Maximum device memory in bytes that the worker used at once. 0 = the worker does not report
-    # it.
+    # Maximum device memory in bytes that the worker used at once. The value is 0 if the worker does
+    # not report it.
     memory_bytes: int = 0

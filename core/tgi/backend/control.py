@@ -29,7 +29,7 @@ __all__ = [
 class ControlRecord(Record, frozen=True, tag=True):
     """Base class of the control requests. The tag is the class name."""
 
-    name: ClassVar[str]  # used in messages
+    name: ClassVar[str]  # the name of the request in messages
     feature: ClassVar[str]  # the feature that must be negotiated for this kind of request
 
 

@@ -41,7 +41,7 @@ class WorkerReporter(Protocol):
 @runtime_checkable
 class Worker(Protocol):
     """Runs one replica of the model. A framework is imported only in the worker, and in
-    `Explainer.explain`. It has no public method besides these eight.
+    `Explainer.explain`. A worker has no other public methods than these eight.
 
     The core calls `load`, `negotiate` and `warmup`, then runs steps, then calls `close`. All calls
     come from one thread.
@@ -53,8 +53,8 @@ class Worker(Protocol):
         """
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Return the limits of this worker. The core calls this method once, after `load`.
-        Allocates no cache. The agreement contains only features that were requested. Raises
+        """Return the limits of this worker. The core calls this method once, after `load`. This
+        method allocates no cache. The agreement contains only features that were requested. Raises
         `BackendError` if the worker cannot provide a requested value.
         """
 
@@ -85,7 +85,9 @@ class Worker(Protocol):
         """
 
     def close(self) -> None:
-        """Release the device. Idempotent and allowed in every state."""
+        """Release the device. This method is allowed in every state and may be called several
+        times.
+        """
 
 
 @runtime_checkable
@@ -99,8 +101,8 @@ class Backend(Protocol):
         """Return the name, interface version, priority and options of the backend."""
 
     def probe(self) -> ProbeResult:
-        """Report whether the backend can run on this machine. Never raises, never hangs and
-        initializes no device.
+        """Report whether the backend can run on this machine. This method never raises, never hangs
+        and initializes no device.
         """
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
@@ -121,8 +123,8 @@ class Explainer(Protocol):
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """Return one entry per operation that has several implementations. Loads no weights, but
-        may import the framework.
+        """Return one entry per operation that has several implementations. This method loads no
+        weights, but it may import the framework.
         """
 
 

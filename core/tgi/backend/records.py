@@ -125,7 +125,7 @@ class NewSequence(Record, frozen=True):
     are unaffected.
 
     If `pooling` is not "none" (feature `embeddings`), no tokens are sampled for the sequence, so
-    `sample` is 0 in all its rows. The row with its last token returns one `PooledVector`. Such a
+    `sample` is 0 in all its rows. The row with its last token returns one `PooledVector`. A pooled
     sequence uses no cached prefix.
     """
 
@@ -171,7 +171,7 @@ class Rows(Record, frozen=True):
     start: Int32Array  # [n] position of the row's first token
     count: Int32Array  # [n] number of tokens in the row
     tokens: Int32Array  # [sum(count)]
-    sample: UInt8Array  # [n] 1 = choose a token after the row's last one
+    sample: UInt8Array  # [n] 1 if a token is sampled after the row's last token, else 0
     draw: Float32Array  # [n] uniform draw in [0, 1) of a row that samples
     new_block_ptr: list[Int32Array]  # per cache group: [n + 1]
     # Per cache group: [new_block_ptr[-1]] blocks that this step appends to the rows' tables.
@@ -256,7 +256,7 @@ class StepTimes(Record, frozen=True):
 
 
 class ModelRunnerOutput(Record, frozen=True):
-    """The result of one step. A row that chose no token has an empty range in `token_ptr`."""
+    """The result of one step. A row without a sampled token has an empty range in `token_ptr`."""
 
     step_id: int
     sequence: Int32Array  # [n] handles
@@ -272,5 +272,6 @@ class ModelRunnerOutput(Record, frozen=True):
     times: StepTimes = StepTimes()
     shape: str = ""  # label of the shape that the device executed, for metrics
     pooled: list[PooledVector] = []
-    # Number of tokens in the executed shape, including padding. 0 = the worker does not report it.
+    # Number of tokens in the executed shape, including padding. The value is 0 if the worker does
+    # not report it.
     num_padded_tokens: int = 0

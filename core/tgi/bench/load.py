@@ -30,7 +30,7 @@ class Load:
     num_requests: int
     num_output_tokens: int
     rate: float | None = None
-    truncate: int | None = None  # maximum prompt tokens; for the native route
+    truncate: int | None = None  # maximum number of prompt tokens; only for the native route
     limit_seconds: float = 600.0  # timeout of one request
 
     @property

@@ -48,8 +48,8 @@ def trees(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def listeners(url: str) -> list[int]:
-    """The processes that listen on the port of `url`. Empty if the host is another machine or if
-    the system does not allow the query.
+    """The processes that listen on the port of `url`. The result is empty if the host is another
+    machine, or if the system does not allow the query.
     """
     parts = urlsplit(url)
     port = parts.port

@@ -11,7 +11,7 @@ from typing import final
 
 __all__ = ["Panel", "svg_plot"]
 
-_WIDTH, _HEIGHT = 480, 300  # of one panel, in pixels
+_WIDTH, _HEIGHT = 480, 300  # size of one panel in pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
 # These colours can be distinguished with colour blindness.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -22,7 +22,9 @@ _LEGEND_STEP = 16
 @final
 @dataclass(frozen=True)
 class Panel:
-    """One chart with one line per name. `places` are the labels of the x axis. None is a gap."""
+    """One chart with one line per name. `places` are the labels of the x axis. A value of None is
+    drawn as a gap.
+    """
 
     title: str
     places: Sequence[str]

@@ -21,7 +21,7 @@ _TEXT = (
 WORDS = tuple(_TEXT.split())
 _REPEATS = 8
 _MIN_EXACT_WORDS = 16
-_PROBED_WORDS = 32  # with two requests per word
+_PROBED_WORDS = 32  # number of words that are tested, with two requests per word
 _NOT_FOUND = -1
 
 

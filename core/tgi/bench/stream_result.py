@@ -28,9 +28,9 @@ class StreamResult:
     event_times: list[float] = field(default_factory=list)  # one entry per event with text
     end_time: float = 0.0
     num_tokens: int = 0
-    num_prompt_tokens: int | None = None  # as reported by the server
+    num_prompt_tokens: int | None = None  # the number that the server reported
     finish_reason: str = ""
-    is_counted_by_server: bool = False  # False: each event counts as one token
+    is_counted_by_server: bool = False  # if False, each event counts as one token
     request_id: str = ""
     error: str = ""
 
@@ -46,7 +46,9 @@ class StreamResult:
 
     @property
     def time_per_output_token(self) -> float | None:
-        """The mean time per token after the first token. None if there is only one token."""
+        """The mean time per token after the first token. The result is None if there is only one
+        token.
+        """
         if self.num_tokens <= 1:
             return None
         return (self.event_times[-1] - self.event_times[0]) / (self.num_tokens - 1)

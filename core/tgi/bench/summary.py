@@ -41,7 +41,7 @@ class RunSummary:
     requests: int
     failed: int
     valid: bool
-    failures: list[str]  # the first few
+    failures: list[str]  # messages of the first failures
     seconds: float
     output_tokens: int
     prompt_tokens: float | None  # mean, as reported by the server
@@ -92,7 +92,9 @@ def summarize(
 
 
 def spread(seconds: Sequence[float]) -> Spread | None:
-    """Mean and interpolated percentiles of times in seconds. None if there are no times."""
+    """Mean and interpolated percentiles of times in seconds. The result is None if there are no
+    times.
+    """
     if not seconds:
         return None
     ordered = sorted(seconds)

@@ -1,5 +1,6 @@
 """`tgi doctor`: report the backend for a model on this machine, the implementation of each
-operation with the rejected alternatives, and the limits that the memory allows. Loads no weights.
+operation with the rejected alternatives, and the limits that the memory allows. This command loads
+no weights.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
 
     model: str
     revision: str | None
-    family: str | None  # None = no backend could describe the model
+    family: str | None  # None if no backend can describe the model
     max_positions: int | None
     format: str
 
@@ -118,8 +119,8 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The limits of the server as far as they are known before startup. None = decided by the
-    backend.
+    """The limits of the server as far as they are known before startup. None means that the backend
+    decides the limit.
     """
 
     max_total_tokens: int

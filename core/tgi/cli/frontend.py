@@ -83,7 +83,7 @@ def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:
     token = config.decoder_start_token_id
     if token is not None and token >= agreement.vocab_size:
         raise ModelError(
-            f"`decoder_start_token_id` is {token} in config.json, the model has"
+            f"`decoder_start_token_id` is {token} in config.json, but the model has"
             f" {agreement.vocab_size} token ids.",
             "Correct the model's config.json.",
         )
@@ -160,7 +160,7 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
         payload_limit=options.payload_limit,
         api_key=options.api_key,
         cors_allow_origin=options.cors_allow_origin,
-        enable_prefill_logprobs=options.enable_prefill_logprobs,
+        enable_prefill_logprobs=options.enable_prefill_logprobs or frontend.model.scores_prompts,
         disable_grammar_support=options.disable_grammar_support,
         docker_label=environment.docker_label,
         aip_predict_route=environment.aip_predict_route,

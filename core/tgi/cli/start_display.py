@@ -67,9 +67,17 @@ class StartDisplay:
         elif self._clock() - self._last_line >= _PLAIN_INTERVAL:
             self._line(f"{message.phase}: {100 * message.done // message.total} %")
 
-    def ready(self, address: str) -> None:
-        """Log that the server is ready. Scripts for TGI wait for the last line, `Connected`."""
+    def ready(self, address: str, *, is_open: bool = False) -> None:
+        """Log that the server is ready. Scripts for TGI wait for the last line, `Connected`.
+
+        `is_open` is True if other machines can send requests without an API key.
+        """
         self.phase("ready", f"{address} after {self._clock() - self._started:.1f} s")
+        if is_open:
+            self._line(
+                "Other machines can reach this server without an API key. Set `--api-key`, or"
+                " `--hostname 127.0.0.1` to accept requests of this machine only."
+            )
         self._line("Connected")
 
     def close(self) -> None:

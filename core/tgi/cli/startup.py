@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import ipaddress
 import logging
 import os
 import platform
@@ -16,13 +17,15 @@ import sys
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import uvloop
 
 from tgi import __version__
 from tgi.backend import Agreement, RequestedLimits
-from tgi.cli.http.limits import HttpLimits
+from tgi.cli.http.cycle import server_ends
+from tgi.cli.http.limits import HttpLimits, check_descriptors
 from tgi.cli.http.server import HttpServer, bind
 from tgi.cli.start_display import StartDisplay, memory_lines
 from tgi.config import (
@@ -63,7 +66,7 @@ def serve(
     context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(context))
+            return runner.run(_run(context))
     finally:
         gc.enable()
 
@@ -81,33 +84,54 @@ class _Context:
     display: StartDisplay
 
 
-async def _serve(context: _Context) -> int:
+async def _run(context: _Context) -> int:
+    """Serve until a signal arrives. Returns the exit code. A signal during startup ends the process
+    here, because threads of a download cannot be cancelled and the interpreter would wait for them.
+    """
+    server = HttpServer(context.options.graceful_termination_timeout)
+    async with AsyncExitStack() as parts:
+        parts.callback(context.display.close)
+        is_started = await _serve(context, server, parts)
+    if is_started:
+        return server.signal_status if server.is_forced else 0
+    logging.shutdown()
+    os._exit(server.signal_status)
+
+
+async def _serve(context: _Context, server: HttpServer, parts: AsyncExitStack) -> bool:
+    """Start the server and serve until a signal arrives. Returns False if the signal arrived during
+    startup.
+    """
     options, display = context.options, context.display
-    server = HttpServer(options.graceful_termination_timeout)
+    check_descriptors()
     address, note = bind_address(options)
     if note:
         display.log(note)
-    async with AsyncExitStack() as parts:
-        parts.callback(display.close)
-        port = context.environment.aip_http_port
-        with bind(address, options.port if port is None else port) as listening:
-            starting = asyncio.ensure_future(_start(context, parts))
-            server.watch_signals(starting)
-            try:
-                app = await starting
-            except asyncio.CancelledError:
-                if not server.is_stopping:
-                    raise
-                display.log("Stopped while starting.")
-                return 0
-            gc.freeze()
-            gc.enable()
-            _avoid_preempting_engine()
-            display.ready(f"http://{address}:{listening.getsockname()[1]}")
-            limits = HttpLimits.from_options(options, context.environment.aip_health_route)
-            await server.serve(app, [listening], limits)
-            _logger.info("Shutting down")
-    return 0
+    port = context.environment.aip_http_port
+    with bind(address, options.port if port is None else port) as listening:
+        starting = asyncio.ensure_future(_start(context, server, parts))
+        server.watch_signals(starting)
+        try:
+            app, engine = await starting
+        except asyncio.CancelledError:
+            if not server.is_stopping:
+                raise
+            display.log("Stopped while starting.")
+            return False
+        gc.freeze()
+        gc.enable()
+        _avoid_preempting_engine()
+        url = f"http://{address}:{listening.getsockname()[1]}"
+        is_open = options.api_key is None and not ipaddress.ip_address(address).is_loopback
+        limits = HttpLimits.from_options(options, context.environment.aip_health_route)
+        await server.serve(
+            app,
+            [listening],
+            limits,
+            on_listening=partial(display.ready, url, is_open=is_open),
+            end_requests=lambda: engine.end_requests(server_ends()),
+        )
+    return True
 
 
 def _avoid_preempting_engine() -> None:
@@ -122,9 +146,11 @@ def _avoid_preempting_engine() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
-async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
-    """Start all parts and return the HTTP application. Callbacks that close the parts are added to
-    `parts`.
+async def _start(
+    context: _Context, server: HttpServer, parts: AsyncExitStack
+) -> tuple[ASGIApp, EngineClient]:
+    """Start all parts. Returns the HTTP application and the client of the engine. Callbacks that
+    close the parts are added to `parts`.
     """
     options, display = context.options, context.display
     for note in notes_on_options(options):
@@ -143,11 +169,22 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
         config, _requested(options, model), _scheduler_config(options, context.environment)
     )
     engine = EngineClient(start, display.progress)
-    parts.push_async_callback(engine.close)
+    parts.push_async_callback(_close, engine, server)
     agreement, frontend = await _both(engine.start(), _prepare_frontend(context, model, parts))
     for line in memory_lines(agreement):
         display.log(line)
-    return frontend.application(selection.chosen, agreement, engine, parts)
+    return frontend.application(selection.chosen, agreement, engine, parts), engine
+
+
+async def _close(engine: EngineClient, server: HttpServer) -> None:
+    """End the engine process. A second signal kills the process."""
+    forced = asyncio.ensure_future(server.wait_forced())
+    closing = asyncio.ensure_future(engine.close())
+    await asyncio.wait((forced, closing), return_when=asyncio.FIRST_COMPLETED)
+    if not closing.done():
+        await engine.close(at_once=True)
+    await closing
+    forced.cancel()
 
 
 async def _both(
@@ -189,7 +226,7 @@ def _find_model(context: _Context, request: StartRequest) -> Model:
 
 def _requested(options: ServeOptions, model: Model) -> RequestedLimits:
     features = ["device_token", "logprobs", "mask", "multi_token", "prefix_cache"]
-    if options.enable_prefill_logprobs:
+    if options.enable_prefill_logprobs or model.scores_prompts:
         features.append("prompt_logprobs")
     return RequestedLimits(
         max_input_tokens=_max_input_tokens(options),

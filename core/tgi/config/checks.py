@@ -69,7 +69,7 @@ def check_options(options: ServeOptions) -> None:
         )
     if options.api_key is not None and not options.api_key.strip():
         raise ConfigError(
-            "`api_key` is empty, so that everybody would have the key.",
+            "`api_key` is empty, so every client would have the key.",
             "Give a key, or remove `--api-key` and the variable API_KEY.",
         )
     _check_precision(options)

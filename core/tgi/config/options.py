@@ -270,7 +270,7 @@ class ServeOptions:
     usage_stats: str = option(
         "on",
         _LOGS,
-        "Usage statistics.",
+        "Whether to send usage statistics.",
         choices=("on", "off", "no-stack"),
         no_effect="nothing is ever sent",
     )

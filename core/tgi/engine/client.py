@@ -1,29 +1,26 @@
-"""The front end's client of the engine. It starts the engine process, sends requests, dispatches
-engine output and restarts the engine after a crash.
+"""The front end's client of the engine. It sends requests, dispatches engine output and resumes the
+unfinished sequences after a restart of the engine.
 
-After a crash the client starts a new engine process and resends every unfinished sequence with its
-prompt, the tokens generated so far and its seed. Streams pause during the restart, and the server
-is unhealthy. A sequence that crashes the engine is found by `CrashIsolation`, and only this
-sequence fails. If the engine crashes more often than a restart limit allows, the client stops
-restarting it and all streams fail.
-
-The client kills an engine that has unfinished sequences and sends no message for a long time. An
-engine that compiles sends progress reports, so it is not killed.
+`EngineSupervisor` starts and restarts the engine process. After a restart the client resends every
+unfinished sequence with its prompt, the tokens generated so far and its seed. Streams pause during
+the restart, and the server is unhealthy. A sequence that crashes the engine is found by
+`CrashIsolation`, and only this sequence fails. If the engine crashes repeatedly without progress,
+all streams fail and new requests are rejected until a restart succeeds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-from collections import deque
 from collections.abc import Callable
 from typing import final
 
 from tgi.backend import Agreement, Control, ControlResult
 from tgi.engine.control import ControlClient
 from tgi.engine.crash_isolation import CrashIsolation
+from tgi.engine.memory_limit import KillCounter
 from tgi.engine.messages import (
+    WATCHDOG_CHECK,
     AbortSequence,
     CheckHealth,
     ControlReply,
@@ -35,19 +32,16 @@ from tgi.engine.messages import (
     Start,
     StepReport,
 )
-from tgi.engine.process import EngineProcess
+from tgi.engine.process import DEFAULT_LIMITS, EngineProcess, LivenessLimits
 from tgi.engine.stream import OutputQueue, SequenceStream
-from tgi.errors import StartError, UnhealthyError
-from tgi.scheduler import Request, SequenceOutput
+from tgi.engine.supervisor import EngineSupervisor, Launch, launch_engine
+from tgi.errors import RequestError, UnhealthyError
+from tgi.scheduler import Request, SchedulerStats, SequenceOutput
 
 __all__ = ["EngineClient"]
 
 _HEALTH_TIMEOUT = 10.0
-_CONTROL_TIMEOUT = 120.0  # long enough to read an adapter from disk
-_MAX_RESTARTS = 3  # within the restart window
-_RESTART_WINDOW = 300.0  # seconds
-_SILENCE_LIMIT = 600.0
-_MAX_WATCH_INTERVAL = 1.0
+_CONTROL_TIMEOUT = 120.0  # seconds; reading an adapter from disk takes less
 
 
 @final
@@ -55,71 +49,69 @@ class EngineClient:
     """The client of one engine, which is restarted after a crash. All methods must be called in the
     same event loop.
 
-    If the engine has unfinished sequences and sends no message for `silence_limit` seconds, the
-    client kills it.
+    An engine process that hangs according to `limits` is killed. `launch` starts an engine process,
+    and `kills` counts the processes that the system killed because memory ran out.
     """
 
     def __init__(
         self,
         start: Start,
         on_progress: Callable[[Progress], None],
-        silence_limit: float = _SILENCE_LIMIT,
+        limits: LivenessLimits = DEFAULT_LIMITS,
+        launch: Launch | None = None,
+        kills: KillCounter | None = None,
     ) -> None:
-        self._start_message = start
         self._on_progress = on_progress
-        self._process: EngineProcess | None = None
-        self._agreement: Agreement | None = None
+        self._supervisor = EngineSupervisor(
+            self, start, on_progress, launch or launch_engine(limits), kills or KillCounter()
+        )
         self._streams: dict[int, SequenceStream] = {}
         self._sequence_ids = itertools.count(1)
         self._checks: dict[int, asyncio.Future[HealthReport]] = {}
-        self._check_ids = itertools.count(1)
+        self._check_ids = itertools.count(WATCHDOG_CHECK + 1)
         self._control = ControlClient(self._log)
         self._stats_listeners: list[Callable[[EngineStats], None]] = []
-        self._supervisor: asyncio.Task[None] | None = None
-        self._crashes: deque[float] = deque()
         self._isolation = CrashIsolation()
-        # Whether the sequence that caused the latest crashes was found. These crashes no longer
-        # count towards the restart limit once another sequence ends without an error.
-        self._are_crashes_explained = False
-        self._silence_limit = silence_limit
-        self._last_heard = 0.0
-        self._watchdog: asyncio.Task[None] | None = None
-        self._failure = ""
+        self._end: RequestError | None = None  # the error of all requests, because the server ends
+        # Whether a sequence has progressed and ended in the current engine process, and the number
+        # of tokens that each sequence had when the process became ready.
+        self._has_progressed = False
+        self._tokens_at_start: dict[int, int] = {}
 
     async def start(self) -> Agreement:
         """Start the engine process and wait until it is ready. Raises `StartError` with the reason
         if it does not become ready.
         """
-        process, agreement = await EngineProcess.start(self._start_message, self._on_progress)
-        self._process, self._agreement = process, agreement
-        self._supervisor = asyncio.create_task(self._supervise(process), name="engine supervisor")
-        self._watchdog = asyncio.create_task(self._watch(), name="engine watchdog")
-        return agreement
+        return await self._supervisor.start()
 
-    async def close(self) -> None:
-        """End the engine process. Unfinished streams are closed without a finish reason."""
-        tasks = [task for task in (self._supervisor, self._watchdog) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._process is not None:
-            await self._process.close()
-            self._process = None
+    async def close(self, *, at_once: bool = False) -> None:
+        """End the engine process. Unfinished streams are closed without a finish reason. With
+        `at_once` the process is killed.
+        """
+        await self._supervisor.close(at_once=at_once)
         self._control.fail("The engine was closed")
         for stream in list(self._streams.values()):
             stream.cut_off()
 
+    def end_requests(self, error: RequestError) -> None:
+        """End all sequences with `error`, and reject new ones, because the server ends."""
+        self._end = error
+        for stream in list(self._streams.values()):
+            stream.cut_off(error)
+
     @property
     def agreement(self) -> Agreement:
         """The agreement with the backend. It is available once the engine has started."""
-        if self._agreement is None:
+        if self._supervisor.agreement is None:
             raise AssertionError("the engine was never started")
-        return self._agreement
+        return self._supervisor.agreement
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the engine process is ready. False during a restart."""
-        return self._process is not None
+        """Whether the engine process is ready and has shown a recent sign of life. The value is
+        False during a restart. The value is known without a message to the engine.
+        """
+        return self._process is not None and self._process.is_healthy
 
     @property
     def pid(self) -> int | None:
@@ -128,10 +120,10 @@ class EngineClient:
 
     @property
     def failure(self) -> str:
-        """The reason for which the client no longer restarts the engine. Empty if the client still
-        restarts the engine after a crash.
+        """The reason for which requests are rejected. The text is empty if requests are
+        accepted.
         """
-        return self._failure
+        return self._supervisor.failure
 
     @property
     def num_unfinished(self) -> int:
@@ -144,15 +136,13 @@ class EngineClient:
 
     def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
         """Queue a sequence whose output goes to `outputs`. During an engine restart the sequence
-        waits. Raises `UnhealthyError` if the engine is no longer restarted.
+        waits. Raises `UnhealthyError` if the engine crashes repeatedly or the server ends.
         """
-        if self._failure:
-            raise UnhealthyError(self._failure)
+        if self._end is not None:
+            raise self._end
+        if self.failure:
+            raise UnhealthyError(self.failure, self._supervisor.seconds_to_retry)
         stream = SequenceStream(next(self._sequence_ids), request, outputs, self._abort)
-        if not self._streams:
-            # An engine without sequences may send no messages, so the silence limit is measured
-            # from this time.
-            self._last_heard = time.monotonic()
         self._streams[stream.sequence_id] = stream
         if self._isolation.current is None:
             self._send(stream.to_message())
@@ -184,70 +174,79 @@ class EngineClient:
         engine restart, before the sequences are resumed.
         """
         if self._process is None:
-            return ControlResult(False, self._failure or "The engine is being started")
+            return ControlResult(False, self.failure or "The engine is being started")
         return await self._control.request(request, self._send, timeout)
 
+    @property
+    def _process(self) -> EngineProcess | None:
+        return self._supervisor.process
+
     def _abort(self, sequence_id: int) -> None:
-        if self._streams.pop(sequence_id, None) is not None:
+        stream = self._streams.pop(sequence_id, None)
+        if stream is not None:
+            self._has_progressed |= self._has_new_tokens(stream)
             self._send(AbortSequence(sequence_id))
             self._end_isolation()
+            if self._process is None:
+                self._report_idle()
 
     def _send(self, message: FrontendMessage) -> None:
         # Without a process the message is dropped: a restart resends every unfinished sequence.
         if self._process is not None:
             self._process.send(message)
 
-    async def _supervise(self, process: EngineProcess) -> None:
-        while True:
-            async for message in process.messages():
-                self._dispatch(message)
-            self._process = None
-            self._fail_checks()
-            self._control.fail("The engine process ended before it replied")
-            cause = await process.wait_end()
-            restarted = await self._restart(cause)
-            if restarted is None:
-                return
-            process = restarted
+    # The methods that the supervisor calls
 
-    async def _restart(self, cause: str) -> EngineProcess | None:
-        self._note_crash(cause)
-        if len(self._crashes) > _MAX_RESTARTS:
-            self._give_up(f"{cause}, {len(self._crashes)} times within {_RESTART_WINDOW:.0f} s")
-            return None
-        self._log(f"{cause}; restarting it, {len(self._streams)} sequences will be resumed")
-        try:
-            process, self._agreement = await EngineProcess.start(
-                self._start_message, self._on_progress
-            )
-        except StartError as error:
-            self._give_up(f"{cause} and did not start again: {error}")
-            return None
-        self._process = process
-        self._last_heard = time.monotonic()
+    @property
+    def has_progressed(self) -> bool:
+        """Whether the current engine process has returned tokens."""
+        return self._has_progressed or any(map(self._has_new_tokens, self._streams.values()))
+
+    def _has_new_tokens(self, stream: SequenceStream) -> bool:
+        return len(stream.output_token_ids) > self._tokens_at_start.get(stream.sequence_id, 0)
+
+    def on_end(self, cause: str, *, is_from_outside: bool) -> None:
+        """Record that the engine process has ended, and find the sequence that caused the end."""
+        self._fail_checks()
+        self._control.fail("The engine process ended before it replied")
+        if is_from_outside:
+            self._isolation.interrupt()
+        else:
+            self._note_crash(cause)
+        self._report_idle()
+
+    def on_ready(self) -> None:
+        """Resume all sequences in the process that is ready now."""
+        self._has_progressed = False
+        self._tokens_at_start = {
+            number: len(stream.output_token_ids) for number, stream in self._streams.items()
+        }
         for message in self._control.replay():
-            process.send(message)
+            self._send(message)
         first = self._isolation.begin(self._streams.values())
         for stream in self._streams.values() if first is None else (first,):
-            process.send(stream.resume_message())
-        return process
+            self._send(stream.resume_message())
+
+    def on_trip(self, reason: str) -> None:
+        """End all sequences with an error, because the engine crashes repeatedly."""
+        for stream in list(self._streams.values()):
+            self._deliver(SequenceOutput(stream.sequence_id, error=reason))
+        self._report_idle()
 
     def _note_crash(self, cause: str) -> None:
-        now = time.monotonic()
-        self._crashes.append(now)
-        while self._crashes and now - self._crashes[0] > _RESTART_WINDOW:
-            self._crashes.popleft()
         offender = self._isolation.note_crash(self._streams.values())
         if offender is None:
             return
         name = offender.request.request_id
-        self._log(f"{cause} while it worked on request {name} alone, which fails")
+        self._log(f"{cause} while it ran only request {name}. This request ends with an error.")
         self._deliver(
-            SequenceOutput(
-                offender.sequence_id, error=f"{cause} while it worked on this request alone"
-            )
+            SequenceOutput(offender.sequence_id, error=f"{cause} while it ran this request alone")
         )
-        self._are_crashes_explained = True
+
+    def _report_idle(self) -> None:
+        """Report that no sequence is running, and that all unfinished sequences wait."""
+        for listener in self._stats_listeners:
+            listener(EngineStats(SchedulerStats(num_waiting=len(self._streams))))
 
     def _end_isolation(self) -> None:
         """If the sequence that runs alone has passed the isolation, run the next sequence alone. If
@@ -258,9 +257,9 @@ class EngineClient:
             return
         following = self._isolation.advance()
         if following is not None:
-            # Output of the passed sequence that the engine has already sent arrives before the
-            # output with which the next sequence passes. The sequence can therefore be resumed
-            # later without lost tokens.
+            # The engine sends its messages in order. The remaining output of the passed sequence
+            # therefore arrives before the next sequence passes, and the passed sequence can be
+            # resumed later without losing tokens.
             self._send(AbortSequence(passed.sequence_id))
             self._send(following.resume_message())
             return
@@ -268,23 +267,8 @@ class EngineClient:
             if stream is not passed:
                 self._send(stream.resume_message())
 
-    async def _watch(self) -> None:
-        """Kill an engine that hangs. The supervisor then restarts it."""
-        while True:
-            await asyncio.sleep(min(self._silence_limit / 4, _MAX_WATCH_INTERVAL))
-            silence = time.monotonic() - self._last_heard
-            if self._process is not None and self._streams and silence > self._silence_limit:
-                self._log(f"the engine has sent nothing for {silence:.0f} s; killing it")
-                await self._process.kill()
-
-    def _give_up(self, failure: str) -> None:
-        self._failure = failure
-        self._log(f"{failure}; giving up")
-        for stream in list(self._streams.values()):
-            self._deliver(SequenceOutput(stream.sequence_id, error=failure))
-
-    def _dispatch(self, message: EngineMessage) -> None:
-        self._last_heard = time.monotonic()
+    def on_message(self, message: EngineMessage) -> None:
+        """Process a message from the engine."""
         match message:
             case StepReport():
                 for output in message.outputs:
@@ -292,6 +276,11 @@ class EngineClient:
                 self._end_isolation()
                 for listener in self._stats_listeners:
                     listener(message.stats)
+                if self._process is not None:
+                    self._process.last_stats = message.stats
+            case HealthReport(check_id=number) if number == WATCHDOG_CHECK:
+                if self._process is not None:
+                    self._process.note_check(message)
             case HealthReport():
                 future = self._checks.get(message.check_id)
                 if future is not None and not future.done():
@@ -310,9 +299,7 @@ class EngineClient:
         stream.put(output)
         if stream.is_finished:
             del self._streams[output.sequence_id]
-            if output.error is None and self._are_crashes_explained:
-                self._crashes.clear()
-                self._are_crashes_explained = False
+            self._has_progressed |= output.error is None
 
     def _log(self, text: str) -> None:
         self._on_progress(Progress("log", text=text))

@@ -65,7 +65,8 @@ class ControlClient:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
             return ControlResult(
-                False, f"The engine did not reply within {timeout:g} s; it may still do it"
+                False,
+                f"The engine did not reply within {timeout:g} s. It may still execute the request",
             )
 
     def replay(self) -> list[ControlRequest]:
@@ -87,10 +88,7 @@ class ControlClient:
             self._establish(control)
         elif future is None:
             self._forget(control)
-            self._on_log(
-                f"the engine was started again, and refused `{control.name}`:"
-                f" {reply.result.message}"
-            )
+            self._on_log(f"the restarted engine rejected `{control.name}`: {reply.result.message}")
         if future is not None and not future.done():
             future.set_result(reply.result)
 

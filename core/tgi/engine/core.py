@@ -159,7 +159,7 @@ class EngineCore:
             self._fail(step, error, submitted)
             return
         if output is None or output.step_id != step.step_id:
-            raise RuntimeError(f"the worker did not return step {step.step_id} in its turn")
+            raise RuntimeError(f"the worker did not return the result of step {step.step_id}")
         self._apply(output, submitted)
 
     def _apply(self, output: ModelRunnerOutput, submitted: int) -> None:

@@ -55,6 +55,13 @@ class CrashIsolation:
             }
         return offender
 
+    def interrupt(self) -> None:
+        """End the isolation runs without a result, because no sequence is the cause of the crash.
+        `begin` repeats the runs of the sequences that have not passed.
+        """
+        self.current = None
+        self._waiting.clear()
+
     def begin(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
         """Start the isolation runs after an engine restart. Returns the first sequence to run
         alone, or None if all sequences may run.

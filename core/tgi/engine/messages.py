@@ -17,6 +17,7 @@ from tgi.scheduler.records import (
 )
 
 __all__ = [
+    "WATCHDOG_CHECK",
     "AbortSequence",
     "AddSequence",
     "CheckHealth",
@@ -33,6 +34,10 @@ __all__ = [
     "StartFailed",
     "StepReport",
 ]
+
+
+WATCHDOG_CHECK = 0
+"""The number of the health checks by which the front end recognizes an engine that hangs."""
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):

@@ -10,6 +10,7 @@ from typing import final
 import msgspec
 
 from tgi.engine.messages import AddSequence
+from tgi.errors import RequestError
 from tgi.scheduler import Request, SequenceOutput
 
 __all__ = ["OutputQueue", "SequenceStream"]
@@ -25,15 +26,20 @@ class OutputQueue:
         self._outputs: list[SequenceOutput] = []
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
+        self.failure: RequestError | None = None
+        """The reason for which the queue was closed."""
 
     def put(self, output: SequenceOutput) -> None:
         """Add an output."""
         self._outputs.append(output)
         self._wake()
 
-    def close(self) -> None:
-        """Mark the queue as closed. No further output will be added."""
+    def close(self, failure: RequestError | None = None) -> None:
+        """Mark the queue as closed. No further output will be added. `failure` is the error of the
+        request.
+        """
         self._is_closed = True
+        self.failure = failure
         self._wake()
 
     async def get(self) -> list[SequenceOutput]:
@@ -94,17 +100,19 @@ class SequenceStream:
         self.outputs.put(output)
 
     def abort(self) -> None:
-        """End the sequence. Idempotent and allowed in every state. Every cancellation calls this
-        method.
+        """End the sequence. Every cancellation calls this method. It is allowed in every state and
+        may be called several times.
         """
         if not self.is_finished:
             self.is_finished = True
             self.on_abort(self.sequence_id)
 
-    def cut_off(self) -> None:
-        """Abort the sequence and close its queue, because the engine is no longer available."""
+    def cut_off(self, failure: RequestError | None = None) -> None:
+        """Abort the sequence and close its queue, because the engine is no longer available.
+        `failure` is the error of the request.
+        """
         self.abort()
-        self.outputs.close()
+        self.outputs.close(failure)
 
     def _without_repeated(self, output: SequenceOutput) -> SequenceOutput:
         repeated = min(self._num_repeated, len(output.prompt_logprobs))

@@ -151,8 +151,8 @@ def _http_errors() -> tuple[type[Exception], ...]:
 
 
 def _download(model_id: str, *, is_offline: bool, **arguments: Any) -> Path:  # noqa: ANN401
-    """Download the files, or find them in the cache if the connection to the hub fails. Raises the
-    errors of `snapshot_download`, whose arguments these are.
+    """Download the files, or find them in the cache if the connection to the hub fails. The
+    arguments and the errors are those of `snapshot_download`.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - see `_list_files`
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415

@@ -56,8 +56,8 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
             )
         if self.num_full_sequences == 0:
             return (
-                f"a sequence of {self.max_total_tokens} tokens does not fit the cache of at most"
-                f" {self.cache_tokens}"
+                f"a sequence of {self.max_total_tokens} tokens does not fit into the cache, which"
+                f" has space for at most {self.cache_tokens} tokens"
             )
         return ""
 

@@ -126,7 +126,7 @@ def check_weights(source: ModelSource, readable: ReadableFormats) -> None:
         names = " or ".join(form.name for form in readable.formats)
         raise ModelError(
             f"`{source.model_id}` contains no weights in {names} format.",
-            "Choose a model or revision that does.",
+            "Choose a model or revision with weights in this format.",
         )
 
 

@@ -12,6 +12,9 @@ from tgi.backend import SAFETENSORS, ModelFormat
 __all__ = ["Model", "ModelSource"]
 
 
+_FAMILIES_THAT_SCORE_PROMPTS = frozenset({"bloom", "mamba", "mpt", "opt"})
+
+
 @final
 @dataclass(frozen=True)
 class ModelSource:
@@ -47,3 +50,10 @@ class Model:
     spec: ModelSpec | GenericSpec
     tokenizer_folder: Path
     notices: tuple[str, ...] = ()
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether TGI returned the log probabilities of prompts for this model without the option
+        `--enable-prefill-logprobs`. It did so for the families without flash attention.
+        """
+        return self.spec.model_type in _FAMILIES_THAT_SCORE_PROMPTS

@@ -1,10 +1,13 @@
 """Allocates the part of the KV cache that each sequence needs. Depending on the negotiated plan,
 this part is a list of blocks, a slot or a state.
 
-One block manager is used for all full and window groups, because these groups have the same block
-size and grow together. A sequence has the same block ids in each of these groups. One slot manager
-is used for the slots, or for all state groups. A second block manager is used for all cross groups.
-Their blocks contain encoder tokens, so the number of cross blocks of a sequence never grows.
+A cache group is a set of layers with the same kind of cache: `full` or `window` attention,
+recurrent `state`, or `cross` attention. One block manager allocates the blocks of all full and
+window groups, because these groups have the same block size and grow together. A sequence has the
+same block ids in each of these groups. One slot manager allocates the slots in slots mode, and the
+blocks of all state groups in paged mode. A second block manager allocates the blocks of all cross
+groups. Cross blocks contain encoder tokens, so the number of cross blocks of a sequence never
+grows.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ _TOKEN_KINDS = ("full", "window")
 # Admission leaves one block free for each running sequence, but at most 1 / `_RESERVE_DIVISOR` of
 # all blocks. This reserve makes preemptions rare.
 _RESERVE_DIVISOR = 100
-# If the memory of a block is allocated at its first use, the prefix cache may always contain this
-# number of tokens.
+# If the memory of a block is allocated at its first use, the limit of the prefix cache is at least
+# this number of tokens.
 _KEPT_TOKENS = 16_384
 
 
@@ -319,17 +322,17 @@ def _sequence_slot_manager(plan: KVCachePlan) -> SequenceSlotManager | None:
 def _check_plan(plan: KVCachePlan) -> None:
     if plan.mode == "slots" and (plan.num_sequence_slots < 1 or plan.sequence_slot_tokens < 1):
         raise BackendError(
-            f"The backend agreed on {plan.num_sequence_slots} cache slots of"
-            f" {plan.sequence_slot_tokens} tokens; both must be at least 1."
+            f"The backend negotiated {plan.num_sequence_slots} cache slots of"
+            f" {plan.sequence_slot_tokens} tokens. Both numbers must be at least 1."
         )
     if plan.mode == "paged" and not (
         plan.groups and all(group.num_blocks > 0 for group in plan.groups)
     ):
         raise BackendError(
-            "The backend agreed on a paged cache without blocks.",
-            "Give it more memory or a smaller model.",
+            "The backend negotiated a paged cache without blocks.",
+            "Provide more memory or use a smaller model.",
         )
     if any(group.kind != "state" for group in plan.groups) and plan.block_size < 1:
         raise BackendError(
-            f"The backend agreed on blocks of {plan.block_size} tokens; a block holds at least 1."
+            f"The backend negotiated blocks of {plan.block_size} tokens. The minimum is 1."
         )

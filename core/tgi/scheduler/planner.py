@@ -17,8 +17,10 @@ __all__ = ["PrefillInterruption", "PrefillPace", "StepPlanner"]
 # While sequences decode, no client should wait longer than half a second for its next token. The
 # rest of this time is a margin, because a chunk is slower the more tokens precede it.
 _STEP_NS = 420_000_000
-_MIN_TOKENS = 8  # of a prefill, so that it advances even if decoding alone takes longer
-_FEW_TOKENS = 64  # up to this number, most of the time of a step does not depend on the number
+# Minimum size of a prefill, so that it advances even if decoding alone takes longer
+_MIN_TOKENS = 8
+# Up to this number of tokens, most of the duration of a step does not depend on the number.
+_FEW_TOKENS = 64
 
 
 @final
@@ -32,9 +34,9 @@ class PrefillInterruption:
         self._config = config
         self._limits = limits
         self._cache = cache
-        self._num_decode_steps = 0  # since the last prefill step
-        # The reason of the last admission. It stays "chunking" if prefill and decode rows share
-        # steps, because then no step interrupts decoding.
+        self._num_decode_steps = 0  # number of decode steps since the last prefill step
+        # The reason for the last admission. The reason is always "chunking" if prefill and decode
+        # rows share steps, because then no step interrupts decoding.
         self.join_reason = "chunking"
 
     def note_prefill_step(self) -> None:
@@ -46,7 +48,9 @@ class PrefillInterruption:
         self._num_decode_steps += 1
 
     def is_due(self, waiting: WaitingQueue, num_running: int) -> bool:
-        """Whether waiting sequences may be admitted now, in addition to `num_running` others."""
+        """Whether waiting sequences may be admitted now, in addition to `num_running` running
+        sequences.
+        """
         if self._num_decode_steps >= self._config.max_waiting_tokens:
             self.join_reason = "wait_exceeded"
             return True
@@ -245,7 +249,7 @@ class StepPlanner:
         """
         for row, sequence in enumerate(step.sequences[first_row:], first_row):
             if not step.samples[row]:
-                continue  # the next token is known: it is replayed after a preemption
+                continue  # the next token is already known, because the sequence was preempted
             num_left = sequence.max_tokens - sequence.num_tokens - sequence.num_pending_tokens + 1
             wanted = min(self._tokens_per_step, num_left)
             step.open_row(
@@ -293,9 +297,9 @@ class StepPlanner:
                 return
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
-        """An encoder must run in one step. If the encoder tokens of the head of the queue do not
-        fit into a step together with all decode rows, admit the head before the decode rows are
-        added. Returns whether it was admitted.
+        """Admit the head of the queue before the decode rows are added, if its encoder tokens do
+        not fit into a step together with all decode rows. An encoder must run in one step. Returns
+        whether it was admitted.
         """
         state = self._state
         if not state.may_admit or state.queue.head().has_failed_step:
@@ -316,8 +320,8 @@ class StepPlanner:
         return True
 
     def _num_prefill_tokens(self, step: StepBuilder, sequence: Sequence) -> int:
-        """Return the number of tokens in the next prefill row of a sequence. 0 = no row in this
-        step.
+        """Return the number of tokens in the next prefill row of a sequence. The number is 0 if the
+        sequence gets no row in this step.
         """
         limits = self._state.limits
         if step.row_budget < 1 or (

@@ -67,7 +67,7 @@ class Scheduler:
         )
         self._next_step_id = 0
         self._last_stats = _NO_STATS
-        self._layout: RowLayout | None = None  # of the latest step
+        self._layout: RowLayout | None = None  # layout of the latest step
 
     @property
     def has_work(self) -> bool:
@@ -111,7 +111,7 @@ class Scheduler:
         )
         error = find_refusal(sequence, self._agreement, self._state.cache)
         if sequence_id in self._state.sequences:
-            error = f"Sequence {sequence_id} is already being worked on"
+            error = f"Sequence {sequence_id} was already submitted and is unfinished"
         if error is not None:
             return SequenceOutput(sequence_id, error=error)
         if sequence.num_output_tokens:
@@ -286,9 +286,9 @@ class Scheduler:
         """
         token_ids, logprobs, top = result.token_ids[row], result.logprobs[row], result.top[row]
         if not 1 <= len(token_ids) <= max_tokens:
-            num_chosen = f"{len(token_ids) or 'no'} tokens, not 1 to {max_tokens}"
             raise RuntimeError(
-                f"the worker chose {num_chosen}, for a sampled row of sequence {sequence.handle}"
+                f"the worker returned {len(token_ids)} tokens for a row of sequence"
+                f" {sequence.handle}, but 1 to {max_tokens} tokens were requested"
             )
         sequence.num_pending_tokens -= 1
         reason = None

@@ -56,7 +56,7 @@ class Sequence:
     # Block ids of the encoder tokens, which are the same in every cross group.
     cross_table: list[int] = field(default_factory=list)
     sequence_slot: int = -1  # the cache slot, or the block id in every state group
-    block_hashes: list[bytes] = field(default_factory=list)  # of the first full blocks
+    block_hashes: list[bytes] = field(default_factory=list)  # hashes of the first full blocks
     num_registered_blocks: int = 0  # computed blocks that were offered to the prefix cache
     num_prefill_tokens: int = 0  # tokens that run as prefill in this epoch
     num_computed_tokens: int = 0  # tokens whose keys and values are computed
@@ -126,7 +126,7 @@ class Sequence:
 
     @property
     def num_encoder_tokens(self) -> int:
-        """Number of tokens that the encoder reads, all in the step in which the sequence starts."""
+        """Number of encoder tokens. The encoder reads all of them in the sequence's first step."""
         return len(self.request.encoder_token_ids)
 
     @property
@@ -177,9 +177,9 @@ class Sequence:
         """
         known = self.num_tokens + self.num_pending_tokens
         assert self.num_computed_tokens <= self.num_submitted_tokens <= known, (
-            "more tokens ran than are known"
+            "more tokens were submitted than are known"
         )
-        assert self.num_tokens < self.max_tokens, "a sequence went on after its end"
+        assert self.num_tokens < self.max_tokens, "a sequence has tokens after its end"
         if self.state is SequenceState.WAITING:
             held = (
                 self.block_table
@@ -187,8 +187,8 @@ class Sequence:
                 or self.sequence_slot != -1
                 or self.handle != -1
             )
-            assert not held, "a waiting sequence holds something"
+            assert not held, "a waiting sequence has blocks, a slot or a handle"
         else:
             assert (
                 block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size
-            ), "tokens ran without a block"
+            ), "a submitted token has no block"

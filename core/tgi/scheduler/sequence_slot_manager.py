@@ -24,7 +24,7 @@ class SequenceSlotManager:
         return len(self._free)
 
     def allocate(self) -> int:
-        """Allocate a slot. The caller has checked that one is free."""
+        """Allocate a slot. The caller has checked that a slot is free."""
         return self._free.pop()
 
     def release(self, sequence_slot: int) -> None:
@@ -35,5 +35,5 @@ class SequenceSlotManager:
         """Raise AssertionError unless each slot is either free or contained once in `held`."""
         sequence_slots = sorted([*self._free, *held])
         assert sequence_slots == list(range(self.num_sequence_slots)), (
-            f"slots are lost or held twice: {sequence_slots} of {self.num_sequence_slots}"
+            f"slots are lost or used twice: {sequence_slots} of {self.num_sequence_slots}"
         )

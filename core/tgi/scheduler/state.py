@@ -191,7 +191,7 @@ class SchedulerState:
         self.handles = HandleManager()
         self.retries = RetryManager(agreement.limits)
         self.adapter_digests: dict[int, bytes] = {0: b""}  # by number; 0 is the base model
-        self.num_preempted = 0  # since the last step
+        self.num_preempted = 0  # number of preemptions since the last step
 
     @property
     def may_admit(self) -> bool:
@@ -248,7 +248,7 @@ class SchedulerState:
         for sequence in self.sequences.values():
             sequence.check(self.cache.block_size)
         assert self.in_flight or all(not s.num_pending_tokens for s in self.running.values()), (
-            "a token is pending in no step"
+            "a pending token belongs to no step"
         )
 
     def _leave(self, sequence: Sequence) -> None:
@@ -268,11 +268,11 @@ def check_limits(limits: Limits) -> None:
         min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
         or limits.max_total_tokens < 2
     ):
-        raise BackendError(f"The backend agreed on limits that let nothing run: {limits}.")
+        raise BackendError(f"The backend negotiated limits that allow no step: {limits}.")
     if limits.chunked and limits.max_step_tokens < limits.chunk_multiple:
         raise BackendError(
-            f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
-            f" of {limits.chunk_multiple}."
+            f"The backend negotiated steps of {limits.max_step_tokens} tokens, but prefill chunks"
+            f" of {limits.chunk_multiple} tokens do not fit into a step."
         )
 
 
@@ -284,17 +284,17 @@ def find_refusal(sequence: Sequence, agreement: Agreement, cache: KVCacheManager
     """
     limits, num_prompt = agreement.limits, sequence.num_prompt_tokens
     if num_prompt == 0:
-        return "The prompt has no tokens; it needs at least 1"
+        return "The prompt has no tokens, but at least 1 is required"
     if num_prompt >= sequence.max_tokens:
-        limit = f"at most {limits.max_total_tokens} tokens in all (`max_total_tokens`)"
+        limit = f"at most {limits.max_total_tokens} tokens (`max_total_tokens`)"
         return (
-            f"The prompt has {num_prompt} tokens and leaves no room for a new one: {limit}, at"
-            " least 1 of them new"
+            f"The prompt has {num_prompt} tokens, but a sequence has {limit}, and at least 1 of"
+            " them is generated"
         )
     if not limits.chunked and num_prompt > limits.max_step_tokens:
         return (
-            f"The prompt has {num_prompt} tokens; this backend runs a prompt in one step of at most"
-            f" {limits.max_step_tokens}"
+            f"The prompt has {num_prompt} tokens, but this backend runs a prompt in one step of at"
+            f" most {limits.max_step_tokens} tokens"
         )
     other = _find_unknown_id(sequence, agreement.vocab_size) or _find_encoder_refusal(
         sequence, limits, cache
@@ -305,8 +305,8 @@ def find_refusal(sequence: Sequence, agreement: Agreement, cache: KVCacheManager
     held = sequence.max_tokens - 1  # the keys and values of the last token are never computed
     if capacity is not None and held > capacity:
         return (
-            f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"
-            " fewer new tokens"
+            f"The sequence may need a cache of {held} tokens, but the cache has space for"
+            f" {capacity}. Request fewer new tokens"
         )
     return None
 
@@ -315,18 +315,18 @@ def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheMana
     count, capacity = sequence.num_encoder_tokens, cache.max_encoder_tokens
     if count == 0:
         return (
-            "The sequence has no encoder tokens; this model needs at least 1"
+            "The sequence has no encoder tokens, but this model needs at least 1"
             if cache.has_cross_blocks
             else None
         )
     if capacity == 0:
         return (
-            f"The sequence has {count} encoder tokens, but this model has no encoder: send a prompt"
-            " alone"
+            f"The sequence has {count} encoder tokens, but this model has no encoder. Send only a"
+            " prompt"
         )
     limit = limits.max_total_tokens if capacity is None else min(capacity, limits.max_total_tokens)
     return (
-        f"The sequence has {count} encoder tokens; there is room for {limit}"
+        f"The sequence has {count} encoder tokens, but the maximum is {limit}"
         if count > limit
         else None
     )
@@ -337,5 +337,8 @@ def _find_unknown_id(sequence: Sequence, vocab_size: int) -> str | None:
     for token_ids in (sequence.token_ids, sequence.request.encoder_token_ids):
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             outside = next(token for token in token_ids if not 0 <= token < vocab_size)
-            return f"The sequence contains token id {outside}, the model has {vocab_size} token ids"
+            return (
+                f"The sequence contains token id {outside}, but the model has {vocab_size}"
+                " token ids"
+            )
     return None

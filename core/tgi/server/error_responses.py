@@ -1,5 +1,5 @@
-"""The one place that gives an error the schema of the client's protocol. All routes use it, for
-every status.
+"""Gives each error the schema of the client's protocol. All routes use this module, for every
+status.
 """
 
 from __future__ import annotations

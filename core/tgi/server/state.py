@@ -74,16 +74,11 @@ class Engine(Protocol):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether an engine process is running."""
+        """Whether an engine process is ready and has shown a recent sign of life."""
 
     def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
         """Queue a sequence. Its outputs are added to `outputs`. Raises `UnhealthyError` if the
-        engine has crashed and will not be restarted.
-        """
-
-    async def check_health(self, deep: bool) -> bool:
-        """Return True if the engine responds in time. If `deep` is set, it runs a forward pass
-        first.
+        engine crashes repeatedly or the server ends.
         """
 
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:

@@ -16,8 +16,10 @@ from tgi.backend import (
 )
 
 __all__ = [
+    "TOKEN_KINDS",
     "BrokenRuleError",
     "Place",
+    "blocks_of_new_sequence",
     "check_budgets",
     "check_copies",
     "check_encoders",
@@ -31,7 +33,10 @@ __all__ = [
 ]
 
 Place = tuple[int, int]
-"""(cache group, block), or (-1, sequence slot)."""
+"""A pair (cache group, block), or a pair (-1, sequence slot)."""
+
+TOKEN_KINDS = ("full", "window")
+"""The kinds of cache groups in which each block stores `block_size` tokens."""
 
 _DEFAULTS = SamplingParams()
 _ATTRIBUTES = {
@@ -53,7 +58,7 @@ def max_tokens_of(rows: Rows) -> Int32Array:
 
 
 def require_rule(holds: bool | np.bool_, message: str) -> None:
-    """Raise `BrokenRuleError` if `holds` is False."""
+    """Raise `BrokenRuleError` if `holds` is False. `message` is a sentence without its period."""
     if not holds:
         raise BrokenRuleError(f"The core violated a rule: {message}.")
 
@@ -64,18 +69,20 @@ def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
     Only decode rows may sample several tokens, and they have one draw for each token. A row with
     draft tokens has one draft token for each of its tokens except the last one.
     """
-    rows, most = step.rows, agreement.limits.tokens_per_step
+    rows, maximum = step.rows, agreement.limits.tokens_per_step
     max_tokens = max_tokens_of(rows)
     require_rule(
-        bool(((max_tokens >= 1) & (max_tokens <= most)).all()),
-        f"rows of {max_tokens.tolist()} tokens; the maximum is {most}",
+        bool(((max_tokens >= 1) & (max_tokens <= maximum)).all()),
+        f"The values of `max_tokens` are {max_tokens.tolist()}, but 1 to {maximum} are allowed",
+    )
+    num_draws = int((max_tokens - 1).sum())
+    require_rule(
+        len(rows.extra_draw) == num_draws,
+        f"`extra_draw` has {len(rows.extra_draw)} draws, but the step needs {num_draws}",
     )
     require_rule(
-        len(rows.extra_draw) == int((max_tokens - 1).sum()),
-        f"{len(rows.extra_draw)} draws for {max_tokens.tolist()} tokens",
-    )
-    require_rule(
-        bool(((rows.extra_draw >= 0) & (rows.extra_draw < 1)).all()), "a draw outside [0, 1)"
+        bool(((rows.extra_draw >= 0) & (rows.extra_draw < 1)).all()),
+        "A value of `extra_draw` is not in [0, 1)",
     )
     begun = {new.sequence for new in step.added}
     num_draft_tokens = (
@@ -83,30 +90,36 @@ def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
     )
     require_rule(
         len(num_draft_tokens) == rows.num_rows and int(num_draft_tokens.sum()) == len(rows.draft),
-        "`draft_ptr` does not match the rows",
+        "`draft_ptr` does not match the rows and the draft tokens of the step",
     )
-    require_rule(not len(rows.draft) or agreement.has("drafts"), "drafts were not negotiated")
+    require_rule(
+        not len(rows.draft) or agreement.has("drafts"),
+        "A step has draft tokens, but the feature `drafts` was not negotiated",
+    )
     require_rule(
         bool(((rows.draft >= 0) & (rows.draft < agreement.vocab_size)).all()),
-        "a draft token is not in the vocabulary",
+        f"A draft token is not in the vocabulary of {agreement.vocab_size} ids",
     )
     for row in np.flatnonzero((max_tokens > 1) | (num_draft_tokens > 0)).tolist():
         require_rule(
             rows.count[row] == 1 and bool(rows.sample[row]),
-            f"several tokens for a row of {rows.count[row]} tokens",
+            "Only a row of 1 token with `sample` 1 may sample several tokens, but row"
+            f" {row} has {rows.count[row]} tokens and `sample` {rows.sample[row]}",
         )
         require_rule(
             int(rows.sequence[row]) not in begun,
-            "several tokens for the first row of a sequence",
+            f"Row {row} may sample several tokens, but it is the first row of its sequence",
         )
-        is_guessed = num_draft_tokens[row] == max_tokens[row] - 1
+        is_drafted = num_draft_tokens[row] == max_tokens[row] - 1
         require_rule(
-            is_guessed or not num_draft_tokens[row],
-            f"{num_draft_tokens[row]} draft tokens for {max_tokens[row]} tokens",
+            is_drafted or not num_draft_tokens[row],
+            f"Row {row} has {num_draft_tokens[row]} draft tokens and `max_tokens`"
+            f" {max_tokens[row]}, but `max_tokens` must be one more than the draft tokens",
         )
         require_rule(
             bool(num_draft_tokens[row]) or agreement.has("multi_token"),
-            "several tokens without draft tokens were not negotiated",
+            f"Row {row} may sample several tokens without draft tokens, but the feature"
+            " `multi_token` was not negotiated",
         )
 
 
@@ -117,16 +130,21 @@ def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Arra
     sampled (`max_tokens`, [rows]).
     """
     width = -(-agreement.vocab_size // 32)
-    require_rule(masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
+    require_rule(
+        masks.words.size == len(masks.row) * width,
+        f"{len(masks.row)} masks have {masks.words.size} words, but a mask must have {width} words",
+    )
     rows, num_rows = masks.row.tolist(), len(max_tokens)
     require_rule(
         all(0 <= row < num_rows for row in rows) and rows == sorted(rows),
-        f"masks of rows {rows} of {num_rows}",
+        f"The masks are for the rows {rows}. The rows must be in ascending order and below"
+        f" {num_rows}",
     )
     for row in set(rows):
         require_rule(
             rows.count(row) == max_tokens[row],
-            f"{rows.count(row)} masks for a row of {max_tokens[row]} tokens",
+            f"Row {row} has {rows.count(row)} masks, but it may sample {max_tokens[row]} tokens and"
+            " needs one mask for each of them",
         )
 
 
@@ -142,12 +160,14 @@ def check_encoders(agreement: Agreement, step: SchedulerOutput) -> None:
     starting = {new.sequence for new in step.added if len(new.encoder_tokens)}
     require_rule(
         starting <= set(step.rows.sequence.tolist()),
-        "an encoder starts without a row of its sequence",
+        "An encoder runs in a step without a row of its sequence",
     )
     is_alone = step.rows.num_rows == 1 and len(step.added) == 1
     fits = num_tokens + step.rows.num_tokens <= agreement.limits.max_step_tokens
     require_rule(
-        is_alone or fits, f"{num_tokens} encoder tokens beside {step.rows.num_tokens} others"
+        is_alone or fits,
+        f"A step has {num_tokens} encoder tokens and {step.rows.num_tokens} other tokens, but at"
+        f" most {agreement.limits.max_step_tokens} tokens were negotiated",
     )
 
 
@@ -156,23 +176,26 @@ def check_copies(agreement: Agreement, step: SchedulerOutput) -> None:
     pairs, and that they exist.
     """
     require_rule(
-        len(step.copy_source) == len(step.copy_target), "copies without a source or a target"
+        len(step.copy_source) == len(step.copy_target),
+        "`copy_source` and `copy_target` have different numbers of cache groups",
     )
     require_rule(
         not step.copy_source or agreement.has("prefix_cache"),
-        "copies of blocks were not negotiated",
+        "A step copies blocks, but the feature `prefix_cache` was not negotiated",
     )
     for group, (sources, targets) in enumerate(
         zip(step.copy_source, step.copy_target, strict=True)
     ):
         require_rule(
-            len(sources) == len(targets), f"{len(sources)} blocks are copied to {len(targets)}"
+            len(sources) == len(targets),
+            f"A step copies {len(sources)} blocks to {len(targets)} blocks",
         )
         named_blocks(agreement, group, targets.tolist())
         num_blocks = agreement.kv_cache.groups[group].num_blocks
         require_rule(
             all(0 <= block < num_blocks for block in sources.tolist()),
-            f"blocks {sources.tolist()} of {num_blocks}",
+            f"A step copies the blocks {sources.tolist()}, but cache group {group} has"
+            f" {num_blocks} blocks",
         )
 
 
@@ -181,54 +204,112 @@ def check_sampling(agreement: Agreement, new: NewSequence) -> None:
     sampling = new.sampling
     require_rule(
         sampling.logprobs == "none" or agreement.has("logprobs"),
-        "log probabilities were not negotiated",
+        "A sequence requests log probabilities, but the feature `logprobs` was not negotiated",
     )
     require_rule(
         not sampling.prompt_logprobs or agreement.has("prompt_logprobs"),
-        "prompt scores were not negotiated",
+        "A sequence requests the log probabilities of its prompt, but the feature"
+        " `prompt_logprobs` was not negotiated",
     )
-    require_rule(not new.adapter or agreement.has("lora"), "adapters were not negotiated")
+    require_rule(
+        not new.adapter or agreement.has("lora"),
+        "A sequence uses an adapter, but the feature `lora` was not negotiated",
+    )
     require_rule(
         not new.is_masked or agreement.has("mask") or agreement.has("late_mask"),
-        "masks were not negotiated",
+        "A sequence uses masks, but neither the feature `mask` nor `late_mask` was negotiated",
     )
-    require_rule(new.pooling == "none" or agreement.has("embeddings"), "pooling was not negotiated")
+    require_rule(
+        new.pooling == "none" or agreement.has("embeddings"),
+        "A sequence is pooled, but the feature `embeddings` was not negotiated",
+    )
     require_rule(
         new.pooling == "none" or not new.num_computed_tokens,
-        "a pooled sequence must not use prefix hits",
+        "A pooled sequence uses a cached prefix",
     )
     for field, attribute in _ATTRIBUTES.items():
         is_default = getattr(sampling, attribute) == getattr(_DEFAULTS, attribute)
-        require_rule(is_default or field in agreement.sampling, f"`{field}` was not negotiated")
+        require_rule(
+            is_default or field in agreement.sampling,
+            f"A sequence uses the sampling field `{field}`, which was not negotiated",
+        )
     for name, cap in agreement.sampling_caps.items():
         value = float(getattr(sampling, name))
-        require_rule(value <= cap, f"{name} {value} is above the negotiated {cap}")
+        require_rule(
+            value <= cap, f"The sampling field `{name}` is {value}; the negotiated maximum is {cap}"
+        )
 
 
 def check_media(agreement: Agreement, new: NewSequence) -> None:
     """Check that the placeholders of media are inside the prompt and do not overlap."""
-    require_rule(not new.media or agreement.has("images"), "images were not negotiated")
+    require_rule(
+        not new.media or agreement.has("images"),
+        "A sequence has images, but the feature `images` was not negotiated",
+    )
     end = 0
     for item in sorted(new.media, key=lambda item: item.start):
         is_inside = end <= item.start < item.start + item.length <= new.num_prompt_tokens
         require_rule(
             is_inside,
-            f"{item.length} placeholders from position {item.start} on overlap or leave the prompt",
+            f"A medium fills the {item.length} positions from {item.start} on, which overlap"
+            " another medium or are outside the prompt",
         )
         end = item.start + item.length
 
 
 def named_blocks(agreement: Agreement, group: int, blocks: list[int]) -> set[Place]:
-    """Return the blocks as places in cache group `group`.
+    """Return the blocks as pairs (cache group, block).
 
-    Checks that every block exists and that no block is named twice.
+    Checks that every block exists and that no block occurs twice.
     """
     num_blocks = agreement.kv_cache.groups[group].num_blocks
     require_rule(
-        all(0 <= block < num_blocks for block in blocks), f"blocks {blocks} of {num_blocks}"
+        all(0 <= block < num_blocks for block in blocks),
+        f"A step uses the blocks {blocks}, but cache group {group} has {num_blocks} blocks",
     )
-    require_rule(len(set(blocks)) == len(blocks), f"a block twice in {blocks}")
+    require_rule(
+        len(set(blocks)) == len(blocks), f"A block occurs twice in the list of blocks {blocks}"
+    )
     return {(group, block) for block in blocks}
+
+
+def blocks_of_new_sequence(agreement: Agreement, new: NewSequence) -> tuple[set[Place], set[Place]]:
+    """Check the blocks or the slot of a new sequence.
+
+    Returns the places that belong to the sequence, and the blocks of its cached prefix, which other
+    sequences may use too.
+    """
+    plan = agreement.kv_cache
+    if plan.mode == "slots":
+        require_rule(
+            0 <= new.sequence_slot < plan.num_sequence_slots,
+            f"A new sequence has the sequence slot {new.sequence_slot}, but only the slots below"
+            f" {plan.num_sequence_slots} exist",
+        )
+        require_rule(not new.block_tables, "A new sequence has block tables in slots mode")
+        return {(-1, new.sequence_slot)}, set()
+    require_rule(
+        len(new.block_tables) == len(plan.groups),
+        f"A new sequence has {len(new.block_tables)} block tables, but there are"
+        f" {len(plan.groups)} cache groups",
+    )
+    skipped = new.num_computed_tokens // (plan.block_size or 1)
+    owned, shared = set[Place](), set[Place]()
+    for number, (group, table) in enumerate(zip(plan.groups, new.block_tables, strict=True)):
+        skip = skipped if group.kind in TOKEN_KINDS else 0
+        if group.kind == "cross":
+            needed = -(-len(new.encoder_tokens) // plan.block_size)
+            require_rule(
+                needed > 0, "A sequence has no encoder tokens, but the model has an encoder"
+            )
+            require_rule(
+                needed == len(table),
+                f"A sequence with {len(new.encoder_tokens)} encoder tokens has a `cross` block"
+                f" table of {len(table)} blocks, but it needs {needed}",
+            )
+        shared |= {(number, block) for block in table.tolist()[:skip]}
+        owned |= named_blocks(agreement, number, table.tolist()[skip:])
+    return owned, shared
 
 
 def check_order(agreement: Agreement, kinds: list[bool]) -> None:
@@ -238,9 +319,15 @@ def check_order(agreement: Agreement, kinds: list[bool]) -> None:
     """
     limits = agreement.limits
     if limits.decode_rows_first:
-        require_rule(kinds == sorted(kinds), "a prefill row comes before a decode row")
+        require_rule(
+            kinds == sorted(kinds),
+            "A prefill row comes before a decode row, but `decode_rows_first` was negotiated",
+        )
     require_rule(
         not limits.max_prefills or sum(kinds) <= limits.max_prefills,
-        f"{sum(kinds)} prefill rows",
+        f"A step has {sum(kinds)} prefill rows, but at most {limits.max_prefills} were negotiated",
     )
-    require_rule(limits.mixed or len(set(kinds)) < 2, "prefill and decode rows in one step")
+    require_rule(
+        limits.mixed or len(set(kinds)) < 2,
+        "A step has prefill and decode rows, but mixed steps were not negotiated",
+    )

@@ -1,5 +1,5 @@
-"""Checks that the core follows the rules of the backend interface. The conformance suite checks the
-same of a backend.
+"""Checks that the core follows the rules of the backend interface. The conformance suite checks
+that a backend follows these rules.
 
 `StepRules` follows a stream of steps. `BrokenRuleError` is raised for the first step that exceeds
 the negotiated limits, assigns blocks that are in use, or contradicts earlier steps. No model is
@@ -25,7 +25,9 @@ from tgi.backend import (
     SchedulerOutput,
 )
 from tgi.testing.step_limits import (
+    TOKEN_KINDS,
     Place,
+    blocks_of_new_sequence,
     check_budgets,
     check_copies,
     check_encoders,
@@ -39,8 +41,6 @@ from tgi.testing.step_limits import (
 )
 
 __all__ = ["StepRules"]
-
-_TOKEN_KINDS = ("full", "window")
 
 
 @final
@@ -64,7 +64,7 @@ class _InFlight:
     """A step that was submitted."""
 
     step_id: int
-    places: set[Place]  # the places that the step reads or writes
+    places: set[Place]  # the cache blocks and sequence slots that the step reads or writes
     opened: dict[
         int, _WorkerSequence
     ]  # by handle: sequences with a row that may sample several tokens
@@ -95,7 +95,8 @@ class StepRules:
         """Raise `BrokenRuleError` if the step violates a rule."""
         require_rule(
             step.step_id > self._last_step_id,
-            f"step {step.step_id} follows step {self._last_step_id}",
+            f"The id of step {step.step_id} is not greater than that of the previous step,"
+            f" {self._last_step_id}",
         )
         self._last_step_id = step.step_id
         self._check_size(step.rows)
@@ -103,14 +104,16 @@ class StepRules:
         self._check_masks(step)
         for handle in step.dropped:
             require_rule(
-                handle in self._sequences, f"sequence {handle} is dropped but was never introduced"
+                handle in self._sequences,
+                f"A step drops sequence {handle}, which was never introduced",
             )
             del self._sequences[handle]
         for new in step.added:
             self._introduce(new)
         require_rule(
             len(self._sequences) <= self._agreement.limits.max_sequences,
-            f"{len(self._sequences)} sequences are alive",
+            f"The worker has {len(self._sequences)} sequences, but at most"
+            f" {self._agreement.limits.max_sequences} were negotiated",
         )
         kinds = [self._check_row(step.rows, row) for row in range(step.rows.num_rows)]
         check_order(self._agreement, kinds)
@@ -123,7 +126,8 @@ class StepRules:
     def submit_masks(self, masks: GrammarMasks) -> None:
         """Raise `BrokenRuleError` unless a step in flight waits for these masks."""
         require_rule(
-            masks.step_id in self._unmasked, f"masks of step {masks.step_id}, which waits for none"
+            masks.step_id in self._unmasked,
+            f"Masks were sent for step {masks.step_id}, which does not wait for masks",
         )
         check_words(self._agreement, masks, self._unmasked.pop(masks.step_id))
 
@@ -136,7 +140,7 @@ class StepRules:
         oldest = self._in_flight.popleft()
         require_rule(
             oldest.step_id not in self._unmasked,
-            f"the result of step {oldest.step_id} was requested before its masks were sent",
+            f"The result of step {oldest.step_id} was requested before its masks were sent",
         )
         if output is None:
             return
@@ -153,18 +157,25 @@ class StepRules:
         limits = self._agreement.limits
         num_tokens = int(rows.count.sum())
         require_rule(
-            len(self._in_flight) < limits.depth, f"{len(self._in_flight) + 1} steps are in flight"
+            len(self._in_flight) < limits.depth,
+            f"{len(self._in_flight) + 1} steps are in flight, but at most {limits.depth} were"
+            " negotiated",
         )
-        require_rule(rows.num_rows <= limits.max_sequences, f"{rows.num_rows} rows")
         require_rule(
-            num_tokens == rows.num_tokens, f"{rows.num_tokens} tokens for counts of {num_tokens}"
+            rows.num_rows <= limits.max_sequences,
+            f"A step has {rows.num_rows} rows, but at most {limits.max_sequences} were negotiated",
+        )
+        require_rule(
+            num_tokens == rows.num_tokens,
+            f"A step has {rows.num_tokens} tokens, but the sum of `count` is {num_tokens}",
         )
         require_rule(
             num_tokens + len(rows.draft) <= limits.max_step_tokens,
-            f"{num_tokens + len(rows.draft)} tokens in a step",
+            f"A step has {num_tokens + len(rows.draft)} tokens, but at most"
+            f" {limits.max_step_tokens} were negotiated",
         )
         require_rule(
-            len(set(rows.sequence.tolist())) == rows.num_rows, "a sequence has two rows in one step"
+            len(set(rows.sequence.tolist())) == rows.num_rows, "A sequence has two rows in one step"
         )
         lengths = {
             len(rows.start),
@@ -173,22 +184,27 @@ class StepRules:
             len(rows.draw),
             rows.num_rows,
         }
-        require_rule(len(lengths) == 1, f"arrays of lengths {sorted(lengths)}")
-        require_rule(bool(((rows.draw >= 0) & (rows.draw < 1)).all()), "a draw outside [0, 1)")
+        require_rule(
+            len(lengths) == 1, f"The arrays of a step have different lengths: {sorted(lengths)}"
+        )
+        require_rule(
+            bool(((rows.draw >= 0) & (rows.draw < 1)).all()), "A value of `draw` is not in [0, 1)"
+        )
         require_rule(
             len(rows.max_tokens) == (rows.num_rows if limits.tokens_per_step > 1 else 0),
-            "`max_tokens` does not match the negotiated limits",
+            "The length of `max_tokens` does not match the negotiated limits: it must be the number"
+            " of rows if `tokens_per_step` is above 1, and 0 otherwise",
         )
 
     def _check_masks(self, step: SchedulerOutput) -> None:
         feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
         require_rule(
             feature is None or self._agreement.has(feature),
-            f"a mask ({step.mask}) was not negotiated",
+            f"A step has `mask` {step.mask}, but the feature `{feature}` was not negotiated",
         )
         require_rule(
             (step.masks is not None) == (step.mask == "inline"),
-            f"a step with `mask` {step.mask} and masks that do not match",
+            f"`masks` must be set if `mask` is inline, and only then, but `mask` is {step.mask}",
         )
         if step.masks is not None:
             check_words(self._agreement, step.masks, max_tokens_of(step.rows))
@@ -196,54 +212,35 @@ class StepRules:
             self._unmasked[step.step_id] = max_tokens_of(step.rows)
 
     def _introduce(self, new: NewSequence) -> None:
-        plan, limits = self._agreement.kv_cache, self._agreement.limits
-        require_rule(new.sequence not in self._sequences, f"handle {new.sequence} is in use")
+        limits = self._agreement.limits
+        require_rule(
+            new.sequence not in self._sequences,
+            f"A new sequence has the handle {new.sequence}, which is in use",
+        )
         require_rule(
             0 < len(new.tokens) <= limits.max_total_tokens,
-            f"a sequence of {len(new.tokens)} tokens",
+            f"A new sequence has {len(new.tokens)} tokens, but 1 to {limits.max_total_tokens} are"
+            " allowed",
         )
         require_rule(
             0 < new.num_prompt_tokens <= len(new.tokens),
-            f"a prompt of {new.num_prompt_tokens} tokens",
+            f"A prompt has {new.num_prompt_tokens} tokens, but 1 to {len(new.tokens)} are allowed",
         )
         require_rule(
             new.num_computed_tokens < len(new.tokens),
-            "nothing of a new sequence is left to compute",
+            "All tokens of a new sequence are marked as computed",
         )
         require_rule(
             not new.num_computed_tokens or self._agreement.has("prefix_cache"),
-            "a prefix hit was not negotiated",
+            "A sequence uses a cached prefix, but the feature `prefix_cache` was not negotiated",
         )
         require_rule(
             new.num_computed_tokens == 0 or not new.sampling.prompt_logprobs,
-            "a scored prompt must not use prefix hits",
+            "A sequence with `prompt_logprobs` uses a cached prefix",
         )
         check_sampling(self._agreement, new)
         check_media(self._agreement, new)
-        if plan.mode == "slots":
-            require_rule(
-                0 <= new.sequence_slot < plan.num_sequence_slots and not new.block_tables,
-                f"sequence slot {new.sequence_slot} of {plan.num_sequence_slots}",
-            )
-            owned, shared = {(-1, new.sequence_slot)}, set[Place]()
-        else:
-            require_rule(
-                len(new.block_tables) == len(plan.groups), f"{len(new.block_tables)} block tables"
-            )
-            skipped = new.num_computed_tokens // (plan.block_size or 1)
-            owned, shared = set(), set()
-            for number, (group, table) in enumerate(
-                zip(plan.groups, new.block_tables, strict=True)
-            ):
-                skip = skipped if group.kind in _TOKEN_KINDS else 0
-                if group.kind == "cross":
-                    needed = -(-len(new.encoder_tokens) // plan.block_size)
-                    require_rule(
-                        0 < needed == len(table),
-                        f"{len(new.encoder_tokens)} encoder tokens in {len(table)} blocks",
-                    )
-                shared |= {(number, block) for block in table.tolist()[:skip]}
-                owned |= named_blocks(self._agreement, number, table.tolist()[skip:])
+        owned, shared = blocks_of_new_sequence(self._agreement, new)
         self._claim(owned)
         counts = [len(table) for table in new.block_tables]
         start = new.num_computed_tokens
@@ -252,60 +249,77 @@ class StepRules:
         )
 
     def _claim(self, places: set[Place]) -> None:
-        """Require that no sequence owns or reads these places, and that no step in flight uses
-        these places.
+        """Require that no sequence owns or reads these cache blocks and sequence slots, and that no
+        step in flight uses them.
         """
         if not places:
             return
         held = set().union(
             *((sequence.owned | sequence.shared) for sequence in self._sequences.values())
         )
-        require_rule(not places & held, f"{sorted(places & held)} belong to another sequence")
+        require_rule(
+            not places & held,
+            f"The blocks {sorted(places & held)} (cache group, block) belong to another sequence",
+        )
         in_use = set().union(*(step.places for step in self._in_flight))
-        require_rule(not places & in_use, f"{sorted(places & in_use)} are used by a step in flight")
+        require_rule(
+            not places & in_use,
+            f"A step in flight uses the blocks {sorted(places & in_use)} (cache group, block)",
+        )
 
     def _check_row(self, rows: Rows, row: int) -> bool:
         """Check a row. Returns whether it is a prefill."""
         limits = self._agreement.limits
         handle, start, count = int(rows.sequence[row]), int(rows.start[row]), int(rows.count[row])
         require_rule(
-            handle in self._sequences, f"a row of sequence {handle}, which was not introduced"
+            handle in self._sequences,
+            f"A step has a row of sequence {handle}, which was not introduced",
         )
         sequence = self._sequences[handle]
         require_rule(
             not sequence.is_open,
-            f"a row of sequence {handle} follows one of several tokens, whose end is not known",
+            f"Sequence {handle} has a new row, but the number of tokens of its previous row is not"
+            " known yet",
         )
         require_rule(
-            start == sequence.end, f"sequence {handle} continues at {start}, not at {sequence.end}"
+            start == sequence.end,
+            f"Sequence {handle} continues at position {start} instead of {sequence.end}",
         )
-        require_rule(count > 0, f"an empty row of sequence {handle}")
+        require_rule(count > 0, f"A row of sequence {handle} has no tokens")
         end = start + count
         max_end = end + int(max_tokens_of(rows)[row]) - 1
-        require_rule(max_end <= limits.max_total_tokens, f"sequence {handle} gets {max_end} tokens")
+        require_rule(
+            max_end <= limits.max_total_tokens,
+            f"Sequence {handle} may grow to {max_end} tokens, but at most"
+            f" {limits.max_total_tokens} were negotiated",
+        )
         is_prefill = sequence.is_prefilling
         if is_prefill and end < len(sequence.new.tokens):
             # A resumed sequence may be longer than a step.
             is_whole = count == limits.max_step_tokens
             require_rule(
                 limits.chunked or is_whole,
-                f"a prefill chunk of {count} tokens was not negotiated",
+                f"A row has a prefill chunk of {count} tokens, but chunks were not negotiated",
             )
             require_rule(
                 not limits.chunked or count % limits.chunk_multiple == 0,
-                f"a prefill chunk of {count} tokens",
+                f"A prefill chunk has {count} tokens, which is not a multiple of"
+                f" {limits.chunk_multiple}",
             )
-        require_rule(is_prefill or count == 1, f"a decode row of {count} tokens")
+        require_rule(is_prefill or count == 1, f"A decode row has {count} tokens instead of 1")
         first = int(rows.count[:row].sum())
         self._check_tokens(sequence, start, rows.tokens[first : first + count].tolist())
         self._grow(rows, row, sequence, max_end)
         sequence.end, sequence.is_open = end, max_end > end
         sequence.is_prefilling = is_prefill and limits.chunked and end < len(sequence.new.tokens)
         if rows.sample[row]:
-            require_rule(sequence.new.pooling == "none", f"a token of the pooled sequence {handle}")
+            require_rule(
+                sequence.new.pooling == "none",
+                f"A row samples a token for sequence {handle}, which is pooled",
+            )
             require_rule(
                 end >= sequence.known,
-                f"a token after position {end - 1} of sequence {handle}, which is known",
+                f"Sequence {handle} samples the token at position {end}, which is already known",
             )
             sequence.known = end + 1
         return is_prefill
@@ -314,25 +328,26 @@ class StepRules:
         for position, token in enumerate(tokens, start):
             if token == TOKEN_ON_DEVICE:
                 require_rule(
-                    self._agreement.has("device_token"), "a token on the device was not negotiated"
+                    self._agreement.has("device_token"),
+                    "A row has a placeholder, but the feature `device_token` was not negotiated",
                 )
                 require_rule(
                     position >= len(sequence.new.tokens),
-                    "a placeholder for a token that was sent",
+                    f"Position {position} has a placeholder, although its token was sent before",
                 )
             else:
                 require_rule(
                     0 <= token < self._agreement.vocab_size,
-                    f"token {token} is not in the vocabulary",
+                    f"Token {token} is not in the vocabulary of {self._agreement.vocab_size} ids",
                 )
                 is_new = position >= len(sequence.new.tokens)
                 require_rule(
                     is_new or token == int(sequence.new.tokens[position]),
-                    f"another token at position {position}",
+                    f"The token at position {position} differs from the token that was sent before",
                 )
             require_rule(
                 position < sequence.known,
-                f"position {position} follows a token that was never sampled",
+                f"A row contains position {position}, but its token was never sampled",
             )
 
     def _grow(self, rows: Rows, row: int, sequence: _WorkerSequence, end: int) -> None:
@@ -340,7 +355,8 @@ class StepRules:
         if plan.mode == "slots":
             require_rule(
                 end <= plan.sequence_slot_tokens,
-                f"{end} tokens in a sequence slot of {plan.sequence_slot_tokens}",
+                f"A sequence has {end} tokens, but its sequence slot has space for"
+                f" {plan.sequence_slot_tokens}",
             )
             return
         for number, group in enumerate(plan.groups):
@@ -351,10 +367,11 @@ class StepRules:
             self._claim(blocks)
             sequence.owned |= blocks
             sequence.num_blocks[number] += len(blocks)
-            needed = -(-end // plan.block_size) if group.kind in _TOKEN_KINDS else 1
+            needed = -(-end // plan.block_size) if group.kind in TOKEN_KINDS else 1
             require_rule(
                 sequence.num_blocks[number] >= needed,
-                f"{end} tokens in {sequence.num_blocks[number]} blocks",
+                f"A sequence of {end} tokens needs {needed} blocks, but it has"
+                f" {sequence.num_blocks[number]}",
             )
 
     def _touched(self, step: SchedulerOutput) -> set[Place]:

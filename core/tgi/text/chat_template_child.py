@@ -75,7 +75,7 @@ class LoadedTemplates:
         except jinja2.TemplateSyntaxError as error:
             return Refused(f"{error.message} (line {error.lineno})")
         except MemoryError:
-            return Refused("the template needs more memory than it may take")
+            return Refused("the template needs more memory than it may use")
         except Exception as error:  # a template can raise any exception
             return Refused(f"{error}" or type(error).__name__)
         return Loaded()

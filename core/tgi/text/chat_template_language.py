@@ -157,7 +157,7 @@ def _refuse_underscores(names: Iterable[str]) -> None:
     for name in names:
         if name.startswith("_"):
             raise SecurityError(
-                f"a namespace takes no name that begins with an underscore. Given: {name!r}"
+                f"a name in a namespace must not begin with an underscore. Given: {name!r}"
             )
 
 

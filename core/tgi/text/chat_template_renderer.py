@@ -2,12 +2,16 @@
 
 Templates are untrusted code and messages are untrusted data. The separate process ensures that they
 cannot block the event loop. After a failure, a new process is started for the next conversation.
+
+A template that exceeds its limits is a fault of the request. A process that another process has
+killed or stopped is a fault of the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -16,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
+import psutil  # type: ignore[import-untyped]
+
 from tgi.config import process_environment
-from tgi.errors import ModelError, TemplateError
+from tgi.errors import ModelError, StartError, TemplateError, UnhealthyError
 from tgi.text.chat_template import DEFAULT_TEMPLATE, ChatTemplate
 from tgi.text.chat_template_messages import (
     LoadTemplates,
@@ -34,9 +40,14 @@ __all__ = ["ChatTemplateRenderer", "RenderLimits", "TemplateProcess"]
 
 _COMMAND = (sys.executable, "-m", "tgi.text.chat_template_child")
 _START_SECONDS = 60.0  # the time limit is long because imports can be slow on a busy machine
+# A template that exceeds the time limit uses at least this share of it as processor time. If the
+# process has used less, it was stopped, or the machine is overloaded.
+_MIN_PROCESSOR_SHARE = 0.1
+_REAP_SECONDS = 5.0  # time until the exit status of a process that has closed its socket is known
+_OUTSIDE_SIGNALS = (-signal.SIGKILL, -signal.SIGTERM)  # the process itself does not cause these
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
-"""The only environment variables of the template process. It must not have secrets such as API
-keys.
+"""The only environment variables of the template process. The process must not have secrets such as
+API keys.
 """
 
 
@@ -58,11 +69,12 @@ class ChatTemplateRenderer:
         self._limits = limits
         self._process: TemplateProcess | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="chat template")
+        self._has_compiled = False  # the templates have been compiled once
         self._is_closed = False
 
     async def start(self) -> None:
         """Start the process and compile the templates. Raises `ModelError` if a template cannot be
-        compiled.
+        compiled, and `StartError` if the process does not start.
         """
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._started)
@@ -71,6 +83,8 @@ class ChatTemplateRenderer:
                 f"{self._template.origin}: the chat template does not compile: {error}.",
                 "Correct the template, or choose another with `--tokenizer-config-path`.",
             ) from error
+        except UnhealthyError as error:
+            raise StartError(f"{error}", "The machine may be overloaded.") from error
 
     def mentions(self, name: str) -> bool:
         """Whether the default template contains `name`, for example the name of a role."""
@@ -86,7 +100,8 @@ class ChatTemplateRenderer:
         assistant, the prompt ends with this message, so that the model continues the message.
 
         `messages`, `tools` and `variables` (additional variables of the template) are JSON data.
-        Raises `TemplateError` if the prompt cannot be rendered.
+        Raises `TemplateError` if the prompt cannot be rendered, and `UnhealthyError` if the process
+        does not respond or cannot be started again.
         """
         name = self._template.choose(has_tools=tools is not None)
         if name is None:
@@ -114,10 +129,33 @@ class ChatTemplateRenderer:
     def _started(self) -> TemplateProcess:
         if self._process is None:
             self._process = TemplateProcess.start(self._template, self._limits)
+            self._has_compiled = True
         return self._process
 
+    def _restarted(self) -> TemplateProcess:
+        """Return the process. If it does not start although the templates have been compiled
+        before, this is a fault of the server.
+        """
+        try:
+            return self._started()
+        except TemplateError as error:
+            if not self._has_compiled:
+                raise
+            raise UnhealthyError(
+                f"The process that renders chat templates does not start: {error}."
+            ) from error
+
     def _render(self, request: RenderTemplate) -> str:
-        process = self._started()
+        process = self._restarted()
+        try:
+            return self._render_in(process, request)
+        except UnhealthyError:
+            if not process.was_killed or self._is_closed:
+                raise
+        # Another process has killed the process, usually before the request was sent.
+        return self._render_in(self._restarted(), request)
+
+    def _render_in(self, process: TemplateProcess, request: RenderTemplate) -> str:
         try:
             return process.render(request)
         finally:
@@ -127,7 +165,7 @@ class ChatTemplateRenderer:
                 if not self._is_closed:
                     # Start the next process now, so that the next conversation does not wait for
                     # its start.
-                    with contextlib.suppress(TemplateError):
+                    with contextlib.suppress(TemplateError, UnhealthyError):
                         self._started()
 
 
@@ -143,16 +181,39 @@ class TemplateProcess:
         self._process = process
         self._connection = connection
         self._limits = limits
+        self._observed = psutil.Process(process.pid)
+        self._is_closed = False
         self.is_usable = True
+        self.was_killed = False
+        """Whether another process has killed this process."""
 
     @classmethod
     def start(cls, template: ChatTemplate, limits: RenderLimits) -> TemplateProcess:
         """Start a process and compile the templates in it. Raises `TemplateError` with the line if
-        a template does not compile.
+        a template does not compile, and `UnhealthyError` if the process does not start.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            started = cls._launch(limits)
+        except (OSError, psutil.Error) as error:
+            raise UnhealthyError(
+                f"The process that renders chat templates cannot be started: {error}."
+            ) from error
+        load = LoadTemplates(
+            dict(template.sources), dict(template.special_tokens), limits.seconds, limits.num_bytes
+        )
+        try:
+            started._exchange(load, _START_SECONDS)
+        except (TemplateError, UnhealthyError):
+            started.close()
+            raise
+        return started
+
+    @classmethod
+    def _launch(cls, limits: RenderLimits) -> TemplateProcess:
         environment = process_environment()
-        with theirs:
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
             process = subprocess.Popen(
                 _COMMAND,
                 stdin=theirs.fileno(),
@@ -161,20 +222,12 @@ class TemplateProcess:
                 start_new_session=True,
                 env={name: environment[name] for name in _PASSED_VARIABLES if name in environment},
             )
-        started = cls(process, ours, limits)
-        load = LoadTemplates(
-            dict(template.sources), dict(template.special_tokens), limits.seconds, limits.num_bytes
-        )
-        try:
-            started._exchange(load, _START_SECONDS)
-        except TemplateError:
-            started.close()
-            raise
-        return started
+            on_failure.pop_all()
+        return cls(process, ours, limits)
 
     def render(self, request: RenderTemplate) -> str:
-        """Render the prompt. Raises `TemplateError` if the template fails or exceeds the time
-        limit.
+        """Render the prompt. Raises `TemplateError` if the template fails or exceeds a limit, and
+        `UnhealthyError` if another process has killed or stopped this process.
         """
         reply = self._exchange(request, self._limits.seconds)
         if not isinstance(reply, Rendered):
@@ -185,30 +238,63 @@ class TemplateProcess:
         """Kill the process. If a different thread waits in `render`, the call of `render` raises
         `TemplateError`.
         """
+        self._is_closed = True
         self._process.kill()
 
     def close(self) -> None:
         """Kill the process and close its socket."""
-        self.is_usable = False
+        self._is_closed, self.is_usable = True, False
         self._process.kill()
         self._process.wait()
         self._connection.close()
 
     def _exchange(self, request: TemplateRequest, limit_seconds: float) -> TemplateReply:
         self._connection.settimeout(limit_seconds)
+        before = self._processor_seconds()
         try:
             send_frame(self._connection, request)
             reply = receive_reply(self._connection, limit_seconds)
         except TimeoutError:
             self.is_usable = False
-            raise TemplateError(
-                f"rendering took longer than {limit_seconds:g} s and was stopped"
-            ) from None
+            used = self._processor_seconds() - before
+            raise _time_error(limit_seconds, used) from None
         except (EOFError, OSError):
             self.is_usable = False
-            raise TemplateError(
-                "the process that renders the template ended: the template needs too much"
-            ) from None
+            raise self._end_error() from None
         if isinstance(reply, Refused):
             raise TemplateError(reply.reason)
         return reply
+
+    def _processor_seconds(self) -> float:
+        """Return the processor time of the process, or 0 if the process has ended."""
+        try:
+            times = self._observed.cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
+    def _end_error(self) -> TemplateError | UnhealthyError:
+        """Return the error for a process that ended during a request."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_SECONDS)
+        self.was_killed = not self._is_closed and self._process.returncode in _OUTSIDE_SIGNALS
+        if self.was_killed:
+            return UnhealthyError(
+                "The process that renders chat templates was killed. A new process is being"
+                " started. Send the request again."
+            )
+        return TemplateError(
+            "the process that renders the template ended: the template needs too much"
+        )
+
+
+def _time_error(limit_seconds: float, used_seconds: float) -> TemplateError | UnhealthyError:
+    """Return the error for a request that exceeded the time limit. `used_seconds` is the processor
+    time that the process used for it.
+    """
+    if used_seconds >= _MIN_PROCESSOR_SHARE * limit_seconds:
+        return TemplateError(f"rendering took longer than {limit_seconds:g} s and was stopped")
+    return UnhealthyError(
+        f"The process that renders chat templates did not respond within {limit_seconds:g} s. A new"
+        " process is being started. Send the request again."
+    )

@@ -49,7 +49,9 @@ def _problem(backend: tokenizers.Tokenizer, number: int) -> str:
 
 
 def _value(fields: Mapping[str, Any]) -> object:
-    """The value in a config. The config of a multimodal model has it in the part for text."""
+    """The value in a config. The config of a multimodal model contains this value in the part for
+    text.
+    """
     text = fields.get("text_config")
     value: object = fields.get("eos_token_id")
     return text.get("eos_token_id") if value is None and isinstance(text, dict) else value

@@ -60,7 +60,7 @@ def check_decoder(model_path: Path, backend: tokenizers.Tokenizer) -> None:
     if factor * longest > _MAX_TOKEN_TEXT and factor > _UNICODE_GROWTH:
         raise ModelError(
             f"{model_path / 'tokenizer.json'}: the decoder can turn a token of {longest} characters"
-            f" into {factor * longest} characters, the limit is {_MAX_TOKEN_TEXT}.",
+            f" into {factor * longest} characters, but the limit is {_MAX_TOKEN_TEXT}.",
             "Use the tokenizer of the original model.",
         )
 

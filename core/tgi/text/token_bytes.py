@@ -15,8 +15,9 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_characters() -> dict[str, int]:
-    """The characters that stand for bytes in the vocabulary of a byte-level tokenizer. Printable
-    bytes stand for themselves, all others are numbered from U+0100.
+    """The characters that represent bytes in the vocabulary of a byte-level tokenizer. A printable
+    byte is represented by its own character. The other bytes are represented by characters from
+    U+0100 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(0x100) if byte not in printable)

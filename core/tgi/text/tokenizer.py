@@ -119,9 +119,9 @@ class Tokenizer:
         """The token ids of `text`.
 
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
-        kept. The remaining places are filled with the last of the other ids (TGI's left
-        truncation). If `truncate` is set, the start of a long text is removed before the text is
-        tokenized.
+        kept. Of the ids of the text itself, the last ones are kept, so that the result has
+        `truncate` ids (TGI's left truncation). If `truncate` is set, the start of a long text is
+        removed before the text is tokenized.
         """
         if truncate is not None:
             text = text[-self.max_text_length(truncate + _NUM_MARGIN_TOKENS) :]
@@ -199,7 +199,7 @@ class Tokenizer:
         if len(text) * self.growth > MAX_NORMALIZED_LENGTH:
             raise ValidationError(
                 f"the tokenizer cannot encode the text: its normalizer can turn {len(text)}"
-                f" characters into {len(text) * self.growth} characters, the limit is"
+                f" characters into {len(text) * self.growth} characters, but the limit is"
                 f" {MAX_NORMALIZED_LENGTH}"
             )
         encode = partial(encode_batch, [text], add_special_tokens=add_special_tokens)
@@ -322,7 +322,8 @@ class Detokenizer:
             # A character of the prompt may be completed by the output.
             self._utf8.decode(data or b"", final=data is None)
         # Invariant: the first `_num_read` characters of the window's text belong to the prompt or
-        # have been returned. They are the text of its first `read_offset` ids.
+        # have been returned. These characters are the text of the window's first `_read_offset`
+        # ids.
         self._window: list[int] = []
         if not self._is_byte_level:
             self._window = list(prompt_token_ids[-_NUM_CONTEXT_TOKENS:])

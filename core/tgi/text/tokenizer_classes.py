@@ -1,5 +1,5 @@
-"""Builds a byte-level BPE tokenizer from vocab.json and merges.txt, as the tokenizer class in
-`transformers` does that the model's files name.
+"""Builds a byte-level BPE tokenizer from vocab.json and merges.txt, by the rules of the
+`transformers` class that the model's files name.
 """
 
 from __future__ import annotations

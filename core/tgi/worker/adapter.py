@@ -18,6 +18,7 @@ from tgi.backend.agreement import (
     SAMPLING_FIELDS,
     Agreement,
     CacheGroup,
+    Dtype,
     KVCachePlan,
     Limits,
     MemoryItem,
@@ -71,7 +72,9 @@ class ForwardModel(Protocol):
         """
 
     def close(self) -> None:
-        """Release the device. Idempotent and allowed in every state."""
+        """Release the device. This method is allowed in every state and may be called several
+        times.
+        """
 
 
 @final
@@ -101,6 +104,7 @@ class AdapterPlan:
     sampling: tuple[str, ...] = tuple(sorted(SAMPLING_FIELDS))
     sampling_caps: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    dtype: Dtype = "float32"  # of the hidden vectors between the layers
 
 
 @final
@@ -157,7 +161,8 @@ class AdapterPart:
             sampling=plan.sampling,
             sampling_caps=plan.sampling_caps,
             memory=(MemoryItem("KV cache", 0, f"{kv_cache.max_batch_total_tokens} tokens"),),
-            facts=plan.facts,
+            facts={"dtype": plan.dtype, **plan.facts},
+            dtype=plan.dtype,
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
@@ -235,6 +240,6 @@ def _kept(option: str, requested: int | None, most: int, otherwise: int) -> int:
         return otherwise
     if requested > most:
         raise BackendError(
-            f"`{option} {requested}` is beyond what this backend can do.", f"Use at most {most}."
+            f"`{option} {requested}` exceeds the limit of this backend.", f"Use at most {most}."
         )
     return requested

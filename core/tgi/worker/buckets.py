@@ -66,7 +66,7 @@ class Buckets:
         tokens = tuple(sorted(set(token_buckets))) or _powers_of_two(limits.max_step_tokens)
         if tokens[-1] < limits.max_step_tokens:
             raise BackendError(
-                f"`{option}` end at {tokens[-1]}, but a step may have"
+                f"The largest size of `{option}` is {tokens[-1]}, but a step may have"
                 f" {limits.max_step_tokens} tokens.",
                 "Add a larger one, or lower `--max-batch-prefill-tokens` or `--max-batch-size`.",
             )
@@ -105,7 +105,8 @@ def parse_token_buckets(text: str, option: str = "--token-buckets") -> tuple[int
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() and int(word) for word in words):
         raise BackendError(
-            f"`{option} {text}`: write positive numbers with commas between, e.g. 16,128,1024."
+            f"`{option} {text}` is not a list of positive numbers with commas between them.",
+            "An example is 16,128,1024.",
         )
     return tuple(sorted({int(word) for word in words}))
 

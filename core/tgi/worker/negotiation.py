@@ -1,4 +1,4 @@
-"""Removes the features that were not requested from an agreement."""
+"""Reduces an agreement to the features that were requested."""
 
 from __future__ import annotations
 

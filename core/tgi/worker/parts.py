@@ -12,8 +12,8 @@ from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 __all__ = ["ControlledPart", "MeasuredPart", "OverlappedPart", "Progress", "WorkerPart"]
 
 Progress = Callable[[int, int], None]
-"""A function that a part calls with (done, total) in any unit, at least every 5 s during `load` and
-`prepare`.
+"""A function that a part calls with the finished and the total amount of work, in any unit. The
+part calls it at least every 5 s during `load` and `prepare`.
 """
 
 
@@ -29,7 +29,8 @@ class WorkerPart(Protocol):
         """
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Return the limits and all features that the device supports. Allocates no cache.
+        """Return the limits and all features that the device supports. This method allocates no
+        cache.
 
         `StepWorker` removes features that were not requested. Raises `BackendError` if the device
         cannot provide a requested value.
@@ -53,7 +54,9 @@ class WorkerPart(Protocol):
         """
 
     def close(self) -> None:
-        """Release the device. Idempotent and allowed in every state."""
+        """Release the device. This method is allowed in every state and may be called several
+        times.
+        """
 
 
 @runtime_checkable

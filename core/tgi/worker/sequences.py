@@ -51,7 +51,7 @@ class SequenceState:
 
     @property
     def encoder_tokens(self) -> Int32Array:
-        """Token ids that the encoder reads. Empty if the model has no encoder."""
+        """Token ids that the encoder reads. The array is empty if the model has no encoder."""
         return self.new.encoder_tokens
 
 
@@ -91,7 +91,8 @@ class SequenceTable:
         self.has_encoder = "cross" in kinds
         self.block_size = block_size
         self.vocab_size = vocab_size
-        # One column more than the context length: the last token is chosen but never computed.
+        # There is one column more than the context length, because the last token is sampled but is
+        # never an input of the model.
         self.tokens = np.zeros((rows, width + 1), np.int32)
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)
         self.num_blocks = np.zeros(rows, np.int64)
@@ -146,7 +147,8 @@ class SequenceTable:
             )
         if not self._free:
             raise StepError(
-                f"More than the agreed {self._limits.max_sequences} sequences are alive.",
+                f"Sequence {new.sequence} cannot be added, because the worker already has"
+                f" {self._limits.max_sequences} sequences, the negotiated maximum.",
                 retryable=False,
             )
         self._check(new, tables)
@@ -179,9 +181,9 @@ class SequenceTable:
         check_token_ids(new.encoder_tokens, self.vocab_size)
         if len(new.tokens) > limits.max_total_tokens or len(tables) != len(self._kinds):
             raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(tables)}"
-                f" block tables; agreed are at most {limits.max_total_tokens} and"
-                f" {len(self._kinds)}.",
+                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(tables)} block"
+                f" tables. At most {limits.max_total_tokens} tokens and exactly"
+                f" {len(self._kinds)} block tables were negotiated.",
                 retryable=False,
             )
         for kind, table in zip(self._kinds, tables, strict=True):
@@ -192,8 +194,9 @@ class SequenceTable:
                 kind == "cross" and not 0 < needed <= self.cross_tables.shape[1]
             ):
                 raise StepError(
-                    f"Sequence {new.sequence} has {len(table)} blocks in the group `{kind}` and"
-                    f" {len(new.encoder_tokens)} encoder tokens.",
+                    f"Sequence {new.sequence} with {len(new.encoder_tokens)} encoder tokens has"
+                    f" {len(table)} blocks in the cache group `{kind}`, but needs {needed}. A block"
+                    f" table of the group `cross` has 1 to {self.cross_tables.shape[1]} blocks.",
                     retryable=False,
                 )
 
@@ -249,7 +252,8 @@ class SequenceTable:
         last = first + len(blocks)
         if last > self.block_tables.shape[1]:
             raise StepError(
-                f"A sequence has {last} blocks; its context takes {self.block_tables.shape[1]}.",
+                f"A sequence has {last} blocks, but the negotiated context length needs at most"
+                f" {self.block_tables.shape[1]} blocks.",
                 retryable=False,
             )
         self.block_tables[index, first:last] = blocks

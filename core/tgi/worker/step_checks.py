@@ -31,27 +31,28 @@ def check_size(rows: Rows, limits: Limits) -> None:
     """Check the number of rows and tokens."""
     if rows.num_rows > limits.max_sequences or rows.num_tokens > limits.max_step_tokens:
         raise StepError(
-            f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most"
-            f" {limits.max_sequences} and {limits.max_step_tokens}.",
+            f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens. At most"
+            f" {limits.max_sequences} rows and {limits.max_step_tokens} tokens were negotiated.",
             retryable=False,
         )
 
 
 def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64Array) -> None:
-    """Check that the counts match the tokens, and that each row starts at the first position of its
+    """Check that `count` matches the tokens, and that each row starts at the first position of its
     sequence that is not computed.
     """
     num_counted = int(rows.count.sum())
     if rows.count.min() < 1 or num_counted != rows.num_tokens:
         raise StepError(
-            f"The rows count {num_counted} tokens, but {rows.num_tokens} were sent.",
+            f"The sum of `count` is {num_counted}, but the step has {rows.num_tokens} tokens. Each"
+            " value of `count` must be at least 1.",
             retryable=False,
         )
     gaps = np.flatnonzero(rows.start != num_computed_tokens[indices])
     if len(gaps):
         row = int(gaps[0])
         raise StepError(
-            f"Sequence {rows.sequence[row]} goes on at position {rows.start[row]}, but"
+            f"Sequence {rows.sequence[row]} continues at position {rows.start[row]}, but"
             f" {num_computed_tokens[indices[row]]} of its tokens are computed.",
             retryable=False,
         )
@@ -67,8 +68,8 @@ def check_blocks(
     if len(short):
         row = int(short[0])
         raise StepError(
-            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has"
-            f" {num_blocks[indices[row]]} blocks of {block_size}.",
+            f"Sequence {rows.sequence[row]} has {lengths[row]} tokens after the step, but only"
+            f" {num_blocks[indices[row]]} blocks of {block_size} tokens.",
             retryable=False,
         )
 
@@ -79,7 +80,8 @@ def check_token_ids(token_ids: npt.NDArray[np.integer], vocab_size: int) -> None
     if len(token_ids) and token_ids.view(f"u{token_ids.itemsize}").max() >= vocab_size:
         outside = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
         raise StepError(
-            f"The step contains token id {outside[0]}, the model has {vocab_size} token ids.",
+            f"The step contains the token id {outside[0]}, but the model has {vocab_size}"
+            " token ids.",
             retryable=False,
         )
 
@@ -101,7 +103,7 @@ def mask_words(step: SchedulerOutput, vocab_size: int) -> tuple[Int32Array, Int3
 
 def missing_masks(step: SchedulerOutput) -> StepError:
     """Return the error of a step whose late masks did not arrive."""
-    return StepError(f"The masks of step {step.step_id} did not come.", retryable=True)
+    return StepError(f"The masks of step {step.step_id} did not arrive.", retryable=True)
 
 
 def check_masks(step: SchedulerOutput, masks: GrammarMasks | None, vocab_size: int) -> GrammarMasks:
@@ -111,10 +113,11 @@ def check_masks(step: SchedulerOutput, masks: GrammarMasks | None, vocab_size: i
     width = -(-vocab_size // 32)
     if masks is None or masks.words.size != len(masks.row) * width:
         raise StepError(
-            f"The masks of step {step.step_id} are not {width} words a row.", retryable=False
+            f"The masks of step {step.step_id} do not have {width} words per row.", retryable=False
         )
     if len(masks.row) and not 0 <= masks.row.min() <= masks.row.max() < step.rows.num_rows:
         raise StepError(
-            f"The masks of step {step.step_id} name rows that it does not have.", retryable=False
+            f"The masks of step {step.step_id} refer to rows that the step does not have.",
+            retryable=False,
         )
     return masks

@@ -34,7 +34,7 @@ class WorkerState(enum.Enum):
 
     CREATED = "created"
     LOADED = "loaded"
-    AGREED = "agreed"
+    AGREED = "negotiated"
     READY = "ready"
     ASLEEP = "asleep"
     CLOSED = "closed"
@@ -45,7 +45,8 @@ class WorkerState(enum.Enum):
         """
         if self is not needed:
             raise WrongStateError(
-                f"`{method}` needs a worker that is {needed.value}; this one is {self.value}."
+                f"`{method}` requires the state `{needed.value}`, but the worker is in the state"
+                f" `{self.value}`."
             )
 
 
@@ -55,7 +56,7 @@ _TRANSITIONS: Mapping[str, tuple[WorkerState, WorkerState]] = MappingProxyType(
         "wake": (WorkerState.ASLEEP, WorkerState.READY),
     }
 )
-"""Maps the name of a `Control` to the state that it requires and the state that follows."""
+"""Maps the name of a control request to the state that it requires and the state that follows."""
 
 
 @final
@@ -71,10 +72,10 @@ class PendingSteps:
         """Raise `StepError` if the negotiated number of steps is already pending."""
         if len(self._steps) < self._depth:
             return
-        if self._depth == 1:
-            raise StepError("One step in flight was agreed, and one is.", retryable=False)
         raise StepError(
-            f"{self._depth} steps in flight were agreed, and as many are.", retryable=False
+            f"The step cannot be submitted, because {self._depth} steps are in flight, the"
+            " negotiated maximum.",
+            retryable=False,
         )
 
     def append(self, step: SchedulerOutput) -> None:
@@ -183,7 +184,7 @@ class StepWorker:
             return ControlResult(False, f"`{request.name}` was not negotiated")
         needed, following = _TRANSITIONS.get(request.name, (self._state, self._state))
         if self._state is not needed:
-            return ControlResult(False, f"the worker is {self._state.value}")
+            return ControlResult(False, f"the worker is in the state `{self._state.value}`")
         result = self._controlled.control(request)
         if result.ok:
             self._state = following
@@ -194,7 +195,7 @@ class StepWorker:
         pass of one token.
         """
         if self._state is not WorkerState.READY:
-            return Health(False, f"the worker is {self._state.value}")
+            return Health(False, f"the worker is in the state `{self._state.value}`")
         memory_bytes = self._part.peak_memory_bytes() if isinstance(self._part, MeasuredPart) else 0
         message = self._problem() if deep else ""
         return Health(not message, message, memory_bytes)
@@ -213,7 +214,7 @@ class StepWorker:
 
     def _submit_masks(self, masks: GrammarMasks) -> None:
         if "late_mask" not in self._negotiated.features:
-            raise StepError("Late masks were not agreed.", retryable=False)
+            raise StepError("Late masks were not negotiated.", retryable=False)
         self._pending.add_masks(masks)
         if self._overlapped is not None:
             self._overlapped.enqueue_masks(masks)
@@ -224,4 +225,4 @@ class StepWorker:
             is_finite = self._part.probe()
         except (MemoryError, RuntimeError) as error:
             return f"a forward pass of one token failed: {error}"
-        return "" if is_finite else "a forward pass of one token gave NaN or infinity"
+        return "" if is_finite else "a forward pass of one token computed NaN or infinity"

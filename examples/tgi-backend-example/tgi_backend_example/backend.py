@@ -35,7 +35,7 @@ _PLAN = AdapterPlan(
     max_sequences=32,
     max_step_tokens=512,
     max_cache_tokens=16384,
-    facts={"dtype": "float32", "attention": "numpy"},
+    facts={"attention": "numpy"},
 )
 
 
@@ -76,7 +76,7 @@ class ExampleBackend:
 
 
 def _refused_parts(spec: ModelSpec) -> list[str]:
-    """Reasons why the decoder in `model.py` cannot run this model. Empty if it can."""
+    """Return the reasons why `model.py` cannot run this model. The result is empty if it can."""
     reasons = []
     blocks = [block for layer in spec.decoder.layers for block in layer.blocks]
     mixers = [branch.mixer for block in blocks for branch in block.branches]

@@ -207,7 +207,7 @@ def test_an_invalid_step_is_rejected(make_core: MakeCore) -> None:
         core.step({sequence: 0})
     sequence.num_computed_tokens -= 1  # the core repeats a step
     last = sequence.output.pop()
-    with pytest.raises(StepError, match="goes on at position"):
+    with pytest.raises(StepError, match="continues at position"):
         send(core, core.build({sequence: 1}))
     sequence.num_computed_tokens += 1
     sequence.output.append(last)
@@ -215,7 +215,7 @@ def test_an_invalid_step_is_rejected(make_core: MakeCore) -> None:
         core.step({sequence: 0})
     sequence.blocks.append(99)  # the core believes that it has sent a block
     sequence.num_sent_blocks += 1
-    with pytest.raises(StepError, match="has 1 blocks of 32"):
+    with pytest.raises(StepError, match="but only 1 blocks of 32"):
         send(core, core.build({sequence: 1}))
 
 

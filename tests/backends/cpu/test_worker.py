@@ -322,7 +322,7 @@ def test_steps_beyond_negotiated_limits_are_rejected(config):
         worker.submit(GrammarMasks(1, empty_int32(), empty_int32()))
     step = core.build({})
     worker.submit(step)
-    with pytest.raises(StepError, match="One step in flight"):
+    with pytest.raises(StepError, match="because 1 steps are in flight"):
         worker.submit(core.build({}))
     assert worker.collect().step_id == step.step_id
     assert not worker.control(LoadAdapter(1, "nowhere")).ok

@@ -77,7 +77,7 @@ def test_user_limits_are_kept_or_rejected(spec):
 
 def test_learned_positions_are_a_hard_limit(tmp_path):
     save_checkpoint("gpt2", tmp_path)
-    with pytest.raises(BackendError, match="beyond the 128 positions"):
+    with pytest.raises(BackendError, match="exceeds the 128 positions of this model"):
         plan(load_spec(tmp_path), 2**30, max_total_tokens=129)
 
 

@@ -268,7 +268,7 @@ def test_invalid_steps_are_rejected_and_leave_the_worker_intact(core, reference)
     step = core.build({sequence: 20})
     refuse(
         core,
-        "65 tokens; agreed are at most 4 and 64",
+        "65 tokens. At most 4 rows and 64 tokens",
         with_rows(step, count=[65], tokens=prompt(1, 65)),
     )
     core.forget(step)
@@ -276,17 +276,17 @@ def test_invalid_steps_are_rejected_and_leave_the_worker_intact(core, reference)
     step = core.build({}, introduced=[sequence])
     refuse(core, "introduced twice", msgspec.structs.replace(step, added=step.added * 2))
     long = core.add([1] * 200, handle=5)
-    refuse(core, "at most 128", core.build({}, introduced=[long]))
+    refuse(core, "At most 128 tokens", core.build({}, introduced=[long]))
     core.drop(long)
     sequence.num_computed_tokens = 3
     step = core.build({sequence: 17})
-    refuse(core, "goes on at position 3", step)
+    refuse(core, "continues at position 3", step)
     refuse(core, "9 was not introduced", with_rows(step, sequence=[9]))
     others = [core.add(prompt(handle), handle=handle) for handle in range(1, 4)]
     step = core.build({others[0]: 20}, introduced=others[1:])
-    refuse(core, "4 words", with_masks(step, {0: np.zeros(1, np.int32)}))
+    refuse(core, "have 4 words", with_masks(step, {0: np.zeros(1, np.int32)}))
     others.append(core.add(prompt(8), handle=8))
-    refuse(core, "agreed 4 sequences", core.build({}, introduced=others[-1:]))
+    refuse(core, "4 sequences, the negotiated maximum", core.build({}, introduced=others[-1:]))
 
     core.drop(sequence, *others)
     step = core.build({core.add(prompt(4), handle=4): 20})
@@ -296,7 +296,7 @@ def test_invalid_steps_are_rejected_and_leave_the_worker_intact(core, reference)
 @pytest.mark.parametrize("token", [-2, VOCAB_SIZE, 5_000_000])
 def test_a_token_id_outside_of_the_embedding_is_an_error_of_the_step(core, reference, token):
     step = core.build({core.add([1, token, 2]): 3})
-    refuse(core, f"token id {token}, the model has {VOCAB_SIZE}", step)
+    refuse(core, f"token id {token}, but the model has {VOCAB_SIZE}", step)
     core.forget(step)
     sequence = core.add(prompt(1))
     assert core.step({sequence: 0}).tokens.tolist() == [int(reference(prompt(1))[-1].argmax())]
@@ -306,7 +306,7 @@ def test_blocks_must_hold_the_tokens(core):
     step = core.build({core.add(prompt(0)): 20})
     [new] = step.added
     without_blocks = msgspec.structs.replace(new, block_tables=[np.zeros(0, np.int32)])
-    refuse(core, "has 0 blocks", msgspec.structs.replace(step, added=[without_blocks]))
+    refuse(core, "only 0 blocks", msgspec.structs.replace(step, added=[without_blocks]))
     core.forget(step)
     sequence = core.add(prompt(1), blocks=list(range(9)))
     with pytest.raises(StepError, match="blocks"):

@@ -199,7 +199,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "truncated": (truncate, [NAME, "tensor `", "ends at byte"]),
     "unparsable": (break_header, [NAME, "header cannot be parsed"]),
-    "long header": (claim_long_header, [NAME, "header claims"]),
+    "long header": (claim_long_header, [NAME, "header should have"]),
     "bytes and shape differ": (lose_byte_of_shape, [NAME, "`lm_head.weight`", "[101, 31]"]),
     "empty file": (lambda p: (p / NAME).write_bytes(b""), [NAME, "0 bytes"]),
     "no file": (lambda p: (p / NAME).unlink(), ["no .safetensors file"]),

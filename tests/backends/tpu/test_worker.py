@@ -205,7 +205,7 @@ def test_missing_masks_fail_only_their_step(served):
     bound, free = core.add(prompt_of(5, seed=2)), core.add(prompt_of(6, seed=1))
     bound.allowed = ((11,),)
     in_flight(core, {bound: 5}, {free: 6})
-    with pytest.raises(StepError, match="masks of step 0 did not come") as raised:
+    with pytest.raises(StepError, match="masks of step 0 did not arrive") as raised:
         core.worker.collect()
     assert raised.value.retryable
     free.output = [int(core.worker.collect().tokens[0])]
@@ -218,7 +218,10 @@ def test_missing_masks_fail_only_their_step(served):
 
 @pytest.mark.parametrize(
     ("row", "num_words", "part"),
-    [([0], 3, "are not 12 words a row"), ([1], 12, "name rows that it does not have")],
+    [
+        ([0], 3, "do not have 12 words per row"),
+        ([1], 12, "refer to rows that the step does not have"),
+    ],
 )
 def test_masks_of_another_shape_are_rejected(served, row, num_words, part):
     core = served.core

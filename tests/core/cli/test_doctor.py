@@ -39,7 +39,10 @@ def test_memory_fraction_and_shards_change_the_available_memory():
 def test_the_context_length_is_reduced_to_fit_the_cache_unless_it_is_set():
     assert estimate(model_max_tokens=100_000).max_total_tokens == 2048
     limited = estimate(max_total_tokens=4096)
-    assert limited.problem == "a sequence of 4096 tokens does not fit the cache of at most 2048"
+    assert limited.problem == (
+        "a sequence of 4096 tokens does not fit into the cache, which has space for at most 2048"
+        " tokens"
+    )
 
 
 @pytest.mark.parametrize(

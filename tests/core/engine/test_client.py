@@ -12,7 +12,7 @@ import pytest
 
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
-from tgi.engine.process import EngineProcess
+from tgi.engine.process import EngineProcess, LivenessLimits
 from tgi.errors import UnhealthyError
 from tgi.testing.doubles.null_script import NullFailure
 from tgi.types import FinishReason
@@ -127,7 +127,7 @@ async def test_streams_continue_after_an_engine_crash(tmp_path, kind):
         assert first[0] == [13, 2, 13, 2, 13, 2]
         assert second[0] == [5, 6] * 20
         assert engine.client.is_healthy
-        assert ["restarting it" in line for line in engine.log] == [True]
+        assert ["The engine is restarted" in line for line in engine.log] == [True]
 
 
 CRASHING = 13
@@ -142,7 +142,7 @@ async def test_only_the_sequence_that_crashes_the_engine_fails(tmp_path, after):
     async with Running(script) as engine:
         streams = [engine.submit(request(prompt, 40)) for prompt in [*OTHERS, [CRASHING]]]
         *good, (_, bad) = await asyncio.gather(*map(collect, streams))
-        assert "status 3 while it worked on this request alone" in bad.error
+        assert "status 3 while it ran this request alone" in bad.error
         assert [tokens for tokens, _ in good] == [(prompt * 40)[:40] for prompt in OTHERS]
         assert engine.client.is_healthy
         again = await collect(engine.submit(request([CRASHING], 40)))
@@ -182,7 +182,7 @@ async def test_an_engine_that_always_crashes_is_not_restarted(tmp_path):
 
 async def test_an_engine_that_hangs_is_restarted(tmp_path):
     script = start_message(tmp_path, step_seconds=0.01)
-    async with Running(script, silence_limit=0.5) as engine:
+    async with Running(script, limits=LivenessLimits(freeze_seconds=0.5)) as engine:
         stream = engine.submit(request([5, 6], 30))
         await anext(stream)
         os.kill(engine.client.pid, signal.SIGSTOP)
@@ -193,7 +193,9 @@ async def test_an_engine_that_hangs_is_restarted(tmp_path):
 
 
 async def test_an_engine_that_compiles_or_is_idle_is_not_restarted(tmp_path):
-    async with Running(start_message(tmp_path, compile_seconds=1.5), silence_limit=0.5) as engine:
+    async with Running(
+        start_message(tmp_path, compile_seconds=1.5), limits=LivenessLimits(freeze_seconds=0.5)
+    ) as engine:
         pid = engine.client.pid
         await asyncio.sleep(0.8)
         tokens, _ = await collect(engine.submit(request([5], 3)))

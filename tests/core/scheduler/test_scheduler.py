@@ -50,7 +50,7 @@ def test_the_head_of_the_queue_is_not_overtaken():
         ([], {}, "no tokens"),
         ([1] * 48, {}, "has 48 tokens"),
         ([1] * 20, {"chunked": False}, "one step of at most 16"),
-        ([1] * 14, {"num_blocks": 4}, "room for 16"),
+        ([1] * 14, {"num_blocks": 4}, "space for 16"),
     ],
 )
 def test_a_request_that_can_never_run_is_rejected_immediately(prompt, limits, part):
@@ -69,7 +69,9 @@ def test_a_token_id_that_the_model_does_not_have_never_reaches_the_worker(token,
         request = msgspec.structs.replace(request, encoder_token_ids=[1, token])
     output_token_ids = [token] if place.startswith("output") else []
     refused = scheduler.add(1, request, output_token_ids)
-    assert refused.error == f"The sequence contains token id {token}, the model has 100 token ids"
+    assert refused.error == (
+        f"The sequence contains token id {token}, but the model has 100 token ids"
+    )
     assert not scheduler.has_work
 
 
@@ -302,8 +304,8 @@ def test_an_encoder_waits_for_its_blocks():
     ("groups", "encoder_tokens", "part"),
     [
         (WITH_ENCODER, [], "no encoder tokens"),
-        (WITH_ENCODER, [1] * 41, "room for 40"),
-        ((CacheGroup("full", 16), CacheGroup("cross", 20)), [1] * 49, "room for 48"),
+        (WITH_ENCODER, [1] * 41, "maximum is 40"),
+        ((CacheGroup("full", 16), CacheGroup("cross", 20)), [1] * 49, "maximum is 48"),
         ((CacheGroup("full", 16),), [1], "has no encoder"),
     ],
 )

@@ -38,7 +38,6 @@ class FakeEngine:
         self.streams: list[SequenceStream] = []
         self.aborted: list[int] = []
         self.listeners = []
-        self.deep_checks: list[bool] = []
 
     def submit(self, request, outputs):
         stream = SequenceStream(len(self.streams), request, outputs, self.aborted.append)
@@ -47,10 +46,6 @@ class FakeEngine:
         for output in self._echo(stream) if self.outputs is None else self.outputs:
             stream.put(msgspec.structs.replace(output, sequence_id=stream.sequence_id))
         return stream
-
-    async def check_health(self, deep):
-        self.deep_checks.append(deep)
-        return self.is_healthy
 
     def add_stats_listener(self, listener):
         self.listeners.append(listener)

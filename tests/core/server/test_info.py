@@ -39,18 +39,6 @@ async def test_health_is_an_empty_200_or_a_503(make_client):
     assert response.json() == {"error": "unhealthy", "error_type": "healthcheck"}
 
 
-async def test_after_a_failure_the_next_health_check_runs_a_forward_pass(make_client):
-    engine = FakeEngine()
-    async with make_client(engine) as client:
-        await client.get("/health")
-        engine.is_healthy = False
-        await client.get("/health")
-        engine.is_healthy = True
-        await client.get("/health")
-        await client.get("/health")
-    assert engine.deep_checks == [False, True, False]
-
-
 async def test_models_lists_the_one_model(make_client):
     async with make_client() as client:
         response = await client.get("/v1/models")

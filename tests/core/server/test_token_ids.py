@@ -44,7 +44,9 @@ async def test_an_id_of_the_tokenizer_that_the_model_does_not_have_is_rejected(
     async with make_client(engine) as client:
         response = await client.post(path, json=BODIES[path])
     assert response.status_code in (400, 422)
-    expected = f"the prompt contains token id {vocab_size}, the model has {vocab_size} token ids"
+    expected = (
+        f"the prompt contains token id {vocab_size}, but the model has {vocab_size} token ids"
+    )
     assert expected in response.text
     assert engine.requests == []
 

@@ -178,18 +178,6 @@ async def test_rendering_does_not_block_the_event_loop():
         renderer.close()
 
 
-async def test_a_crashed_process_is_replaced():
-    renderer = ChatTemplateRenderer(ChatTemplate({"default": "{{ messages[0].content }}"}, {}))
-    try:
-        await renderer.start()
-        renderer._process.kill()
-        with pytest.raises(TemplateError, match="the process that renders the template ended"):
-            await renderer.render(USER)
-        assert await renderer.render(USER) == "hi"
-    finally:
-        renderer.close()
-
-
 async def test_close_stops_the_rendering_and_the_process():
     renderer = ChatTemplateRenderer(
         ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=60.0)

@@ -42,9 +42,9 @@ def test_bucket_sizes_from_the_option():
     limits = Limits(max_total_tokens=64, max_sequences=8, max_step_tokens=100)
     assert Buckets.of(limits, 32, parse_token_buckets("128, 8")).tokens == (8, 128)
     assert parse_token_buckets(" ") == ()
-    with pytest.raises(BackendError, match="end at 64, but a step may have 100 tokens"):
+    with pytest.raises(BackendError, match="is 64, but a step may have 100 tokens"):
         Buckets.of(limits, 32, (64,))
-    with pytest.raises(BackendError, match="`--x-token-buckets` end at 64"):
+    with pytest.raises(BackendError, match="The largest size of `--x-token-buckets` is 64"):
         Buckets.of(limits, 32, (64,), "--x-token-buckets")
     for text in ("a", "1,,2", "-4", "0"):
         with pytest.raises(BackendError, match="positive numbers"):

@@ -129,7 +129,7 @@ def test_the_states_follow_the_methods():
     with pytest.raises(WrongStateError, match="load"):
         worker.load()
     worker.negotiate(ALL)
-    assert worker.health(deep=True) == Health(False, "the worker is agreed")
+    assert worker.health(deep=True) == Health(False, "the worker is in the state `negotiated`")
     worker.warmup()
     assert reporter.progress_calls == [("load", 1, 1), ("warmup", 1, 1)]
     assert worker.collect() is None
@@ -174,7 +174,7 @@ def test_steps_run_in_their_order_up_to_the_depth():
     worker = ready(part)
     worker.submit(step(1))
     worker.submit(step(2))
-    with pytest.raises(StepError, match="2 steps in flight were agreed"):
+    with pytest.raises(StepError, match="because 2 steps are in flight"):
         worker.submit(step(3))
     assert [worker.collect().step_id, worker.collect().step_id] == [1, 2]
     assert part.calls == [(1, False), (2, False)]
@@ -190,7 +190,7 @@ def test_late_masks_reach_their_step():
     for wrong in (masks_of(2), masks_of(3)):
         with pytest.raises(StepError, match="waits for masks"):
             worker.submit(wrong)
-    with pytest.raises(StepError, match="not 2 words a row"):
+    with pytest.raises(StepError, match="do not have 2 words per row"):
         worker.submit(masks_of(1, num_words=1))
     worker.collect()
     worker.collect()
@@ -199,7 +199,7 @@ def test_late_masks_reach_their_step():
 
 def test_late_masks_that_were_not_negotiated_are_rejected():
     worker = ready(Part(), RequestedLimits(features=("mask",)))
-    with pytest.raises(StepError, match="Late masks were not agreed"):
+    with pytest.raises(StepError, match="Late masks were not negotiated"):
         worker.submit(masks_of(1))
 
 

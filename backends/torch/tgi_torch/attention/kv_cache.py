@@ -77,7 +77,7 @@ class KVCache:
     layers: tuple[LayerCache, ...]
     num_blocks: int
     block_size: int  # tokens
-    cross_layers: tuple[LayerCache, ...] = ()  # the same number of blocks, for encoder tokens
+    cross_layers: tuple[LayerCache, ...] = ()  # for encoder tokens, with as many blocks as `layers`
     states: tuple[LayerState, ...] = ()
 
     @classmethod

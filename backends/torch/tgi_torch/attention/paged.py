@@ -66,12 +66,12 @@ class AttentionMetadata:
     slot_mapping: Tensor  # int64 [T], block * block_size + offset of each token's key and value
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
     cu_seqlens_q: Tensor  # int32 [R + 1], cumulative sums of query_lens
-    seq_lens: Tensor  # int32 [R], context_lens
-    query_lens: tuple[int, ...]  # on the host, so that reading them waits for no kernel
+    seq_lens: Tensor  # int32 [R], the values of `context_lens`
+    query_lens: tuple[int, ...]  # stored on the host, so that reading them waits for no kernel
     context_lens: tuple[int, ...]
     states: Tensor | None = None  # int64 [R], the rows' states, in models with recurrent layers
     cross: CrossMetadata | None = None  # in models with an encoder
-    prompt_lens: tuple[int, ...] = ()  # () if no prompt is longer than its context
+    prompt_lens: tuple[int, ...] = ()  # empty if no prompt is longer than its context
 
     @property
     def rotary_lens(self) -> tuple[int, ...]:

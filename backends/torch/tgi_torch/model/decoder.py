@@ -76,7 +76,7 @@ class Decoder:
 
     @property
     def is_chunked(self) -> bool:
-        """Always True, because every mixer continues from the cache or state of the previous
+        """The value is True, because every mixer continues from the cache or state of the previous
         chunk.
         """
         return True
@@ -99,7 +99,7 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """Do nothing: there are no threads or files to close."""
+        """Do nothing, because there are no threads or files to close."""
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: KVCache) -> Tensor:
         """Compute the hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T].
@@ -178,7 +178,7 @@ class DecoderWithCache:
         self.kv_cache.copy_blocks(sources, targets)
 
     def release_state(self, state: int) -> None:
-        """Do nothing: a state is cleared when the next sequence starts with it."""
+        """Do nothing, because a state is cleared when the next sequence starts to use it."""
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None

@@ -284,7 +284,9 @@ def _scale_and_cap(scale: float, softcap: float, logits: Tensor) -> Tensor:
 
 
 BuildMixer = Callable[[object, str], Mixer]
-"""(mixer of the spec, prefix of its parameters) -> the mixer that computes it"""
+"""Builds the function that computes a mixer of the spec. The arguments are the mixer of the spec
+and the prefix of its parameters.
+"""
 
 
 @final

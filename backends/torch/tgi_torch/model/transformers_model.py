@@ -107,7 +107,9 @@ class TransformersModel:
         self._caches.clear()
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Do nothing: blocks contain no data. Features that copy blocks are not negotiated."""
+        """Do nothing, because blocks contain no data. Features that copy blocks are not
+        negotiated.
+        """
 
     def release_state(self, state: int) -> None:
         """Release the cache object of the sequence that used `state`."""

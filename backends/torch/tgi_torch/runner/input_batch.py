@@ -1,4 +1,4 @@
-"""Builds the tensors that the decoder reads from the rows of one step."""
+"""Converts the rows of one step to the input tensors of the decoder."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     Agreement,
     BackendError,
+    Dtype,
     EngineConfig,
     Limits,
     ModelRunnerOutput,
@@ -74,7 +75,7 @@ def torch_sampler(model: Model) -> TokenSampler:
 
 
 def no_decode_program(model: Model, sampler: TokenSampler) -> DecodeProgram | None:
-    """Return None: the model has no decode program, so every step uses the model and the
+    """Return None, because the model has no decode program. Every step uses the model and the
     sampler.
     """
     del model, sampler
@@ -88,7 +89,7 @@ class TorchDevice:
 
     device: torch.device
     block_size: int  # tokens per cache block
-    max_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
+    max_step_tokens: int  # used if `--max-batch-prefill-tokens` is not set
     free_bytes: Callable[[], int]  # memory that this process may still use
     facts: Mapping[str, str]  # returned by GET /info/backend
     load_model: LoadModel
@@ -149,7 +150,9 @@ class TorchPart:
             )
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Keep the requested limits and derive the others from the free memory."""
+        """Keep the limits that the user requested, and derive the other limits from the free
+        memory.
+        """
         assert self._loaded is not None
         dtype, path = _name(self._loaded.dtype), Path(self._config.model_path)
         is_chunked = self._loaded.is_chunked
@@ -184,6 +187,7 @@ class TorchPart:
                 **self._device.facts,
                 **self._facts(),
             },
+            dtype=msgspec.convert(dtype, Dtype),
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
@@ -248,8 +252,8 @@ class TorchPart:
         )
         if not loaded.is_chunked:
             self._reporter.log(
-                "a prompt has to fit into one step: this model's code cannot go on from a part"
-                " of it"
+                "a prompt must fit into one step, because this model's code cannot continue after a"
+                " part of a prompt"
             )
         return loaded
 

@@ -28,7 +28,7 @@ class Parameters:
     device: torch.device
     by_parameter: dict[str, Tensor] = field(default_factory=dict)
     quantized: dict[str, QuantizedMatrix] = field(default_factory=dict)  # by parameter name
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of all parameters
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of all parameters
 
     def create(self, parameter: str, *shape: int) -> Tensor:
         """Create a tensor that is one parameter."""

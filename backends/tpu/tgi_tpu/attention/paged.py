@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 Vectors = Mapping[str, jax.Array]
-"""Float32 [H] values per query head of a layer: `alibi_slopes`, `sinks` or none."""
+"""The vectors of a layer with one value per query head, float32 [H] each. The possible keys are
+`alibi_slopes` and `sinks`.
+"""
 
 _TILE = 32
 """Number of queries of one sequence that are scored together."""

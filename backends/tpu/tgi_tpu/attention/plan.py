@@ -38,12 +38,12 @@ operations.
 """
 
 QKV = tuple[jax.Array, jax.Array, jax.Array]
-"""Query [T, H, D], key and value [T, K, D]."""
+"""The query [T, H, D], the key [T, K, D] and the value [T, K, D]."""
 
 _QUERIES_PER_BLOCK = 32
 _KEYS_PER_BLOCK = 128
 _VMEM_BYTES = 64 << 20
-"""Fast memory that JAX's kernel may use. Every TPU since v4 has more."""
+"""Bytes of fast memory that JAX's kernel may use. Every TPU since v4 has more fast memory."""
 
 
 @final

@@ -52,7 +52,7 @@ def linear(x: jax.Array, weights: Weights, name: str) -> jax.Array:
 def norm(x: jax.Array, rule: Norm | None, weights: Weights, name: str) -> jax.Array:
     """Apply RMS norm or layer norm over the last dimension, computed in float32.
 
-    Returns x if there is no rule.
+    Returns x if the model has no norm here.
     """
     if rule is None:
         return x

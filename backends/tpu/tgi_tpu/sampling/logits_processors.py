@@ -61,13 +61,15 @@ def penalize(
     *,
     context: jax.Array,  # counts over prompt and output
     output: jax.Array,  # counts over the output
-    lengths: jax.Array,  # of prompt and output
+    lengths: jax.Array,  # number of prompt and output tokens
     repetition: jax.Array,
     relative_frequency: jax.Array,
     frequency: jax.Array,
     presence: jax.Array,
 ) -> jax.Array:
-    """Apply the four penalties in the order of `SamplingParams`. Neutral: 1, 0, 0, 0."""
+    """Apply the four penalties in the order of `SamplingParams`. The neutral values are 1, 0, 0 and
+    0.
+    """
     repetition = repetition[:, None]
     penalized = jnp.where(scores < 0, scores * repetition, scores / repetition)
     scores = jnp.where(context > 0, penalized, scores)
@@ -78,7 +80,7 @@ def penalize(
 def allowed_tokens(words: jax.Array, vocab_size: int) -> jax.Array:
     """Unpack the bits of words int32 [R, W] to bool [R, V].
 
-    The lowest bit is the lowest id. Neutral: all bits set.
+    The lowest bit is the lowest id. A mask with all bits set is neutral.
     """
     bits = words[:, :, None] >> jnp.arange(32, dtype=jnp.int32)
     return (bits & 1).reshape(words.shape[0], -1)[:, :vocab_size].astype(bool)
@@ -86,7 +88,7 @@ def allowed_tokens(words: jax.Array, vocab_size: int) -> jax.Array:
 
 def cut_below_top_k(scores: jax.Array, top_k: jax.Array) -> jax.Array:
     """Keep the `top_k` (int32) best tokens, and all tokens with the same score as the last of these
-    tokens. Neutral: 0.
+    tokens. The neutral value is 0.
     """
     keys = _ordered_keys(scores)
     wanted = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
@@ -98,7 +100,7 @@ def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
 
     Tokens are ordered by score, and tokens with equal scores are ordered by id. This is equivalent
     to TGI's rule: in ascending order, tokens are excluded while the cumulative probability is at
-    most 1 - top_p. Neutral: 1.
+    most 1 - top_p. The neutral value is 1.
     """
     keys, probabilities = _ordered_keys(scores), jax.nn.softmax(scores, axis=-1)
     wanted = jnp.where(top_p < 1, top_p, jnp.inf)
@@ -117,7 +119,7 @@ def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
     """Keep the tokens whose surprisal is nearest to the entropy, until their total probability is
     `typical_p`.
 
-    Tokens with the same distance as the last kept token are also kept. Neutral: 1.
+    Tokens with the same distance as the last kept token are also kept. The neutral value is 1.
     """
     logprobs = jax.nn.log_softmax(scores, axis=-1)
     probabilities = jnp.exp(logprobs)
@@ -130,7 +132,7 @@ def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
 
 def cut_below_min_p(scores: jax.Array, min_p: jax.Array) -> jax.Array:
     """Keep the tokens whose probability is at least `min_p` x (the probability of the best token).
-    Neutral: 0.
+    The neutral value is 0.
     """
     return jnp.where(
         scores < jnp.max(scores, axis=-1, keepdims=True) + jnp.log(min_p)[:, None], _CUT, scores

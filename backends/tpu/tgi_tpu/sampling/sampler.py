@@ -134,7 +134,7 @@ def sample(
 
 
 def score_tokens(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Raw log probability float32 [R] of `targets` (int32 [R])."""
+    """Compute the raw log probabilities, float32 [R], of `targets` (int32 [R])."""
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 

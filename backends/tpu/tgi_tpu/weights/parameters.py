@@ -45,7 +45,7 @@ LeafT = TypeVar("LeafT")
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
-"""(bytes done, total bytes)."""
+"""A function that is called with the number of bytes that were loaded, and the total."""
 
 Quantization = Literal["int8"]
 """Weight-only quantization: the matrices of the layers' mixers and an untied head become int8."""
@@ -65,7 +65,7 @@ class Parameters:
     """
 
     outside: dict[str, Weight]
-    # By group and by member of the group's pattern.
+    # The arrays of each group, and within a group of each member of its pattern.
     groups: tuple[tuple[dict[str, Weight], ...], ...]
 
 

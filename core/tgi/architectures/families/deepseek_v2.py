@@ -144,7 +144,7 @@ def _attention(reader: ConfigReader, interleaved: bool) -> LatentAttention:
 
 
 def _temperature(reader: ConfigReader) -> float:
-    """YaRN's factor for all dimensions. The rope contains its factor for the rotated ones."""
+    """YaRN's factor for all dimensions of a head. The rope has its own factor for rotated ones."""
     name = next((name for name in ("rope_scaling", "rope_parameters") if reader.has(name)), None)
     if name is None:
         return 1.0

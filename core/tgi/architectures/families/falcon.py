@@ -47,7 +47,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Build the spec of FalconForCausalLM, or modelling_RW.py of the first falcon-7b and -40b."""
     reader = ConfigReader(config)
     hidden, bias = reader.integer("hidden_size", "n_embed"), reader.boolean("bias", default=False)
-    # The code of RefinedWeb (40B) has only the new decoder, and no option for it.
+    # The code of RefinedWeb (40B) always uses the new decoder and has no option for it.
     is_new = reader.boolean(
         "new_decoder_architecture", default=config["model_type"] == "RefinedWeb"
     )

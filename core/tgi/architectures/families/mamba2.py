@@ -56,7 +56,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def _dt_limit(reader: ConfigReader, config: dict[str, Any]) -> tuple[float, float] | None:
-    """The bounds of the time step. None if they have no effect.
+    """The bounds of the time step. The result is None if they have no effect.
 
     A config contains infinity as the JSON value `Infinity` or as `{"__float__": "Infinity"}`.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from tgi.cli.http.cycle import EndingCycle
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -13,7 +13,7 @@ __all__ = ["Http10Cycle"]
 
 
 @final
-class Http10Cycle(RequestResponseCycle):
+class Http10Cycle(EndingCycle):
     """A cycle without chunked encoding, because HTTP/1.0 has no chunks. The body of the response
     ends at its `Content-Length`, or at the end of the connection.
 

@@ -11,11 +11,13 @@ from typing import Protocol, final
 import psutil  # type: ignore[import-untyped] # the package has no type annotations
 
 from tgi.config import ServeOptions
+from tgi.errors import ConfigError
 
-__all__ = ["Connection", "ConnectionTable", "HttpLimits"]
+__all__ = ["Connection", "ConnectionTable", "HttpLimits", "check_descriptors"]
 
 _NUM_RESERVED = 16  # additional connections beyond the limit, only for health checks
 _NUM_OTHER_FILES = 32  # file descriptors that are kept free for files, pipes and processes
+_MIN_DESCRIPTORS = 96  # for the libraries, the processes and a few connections
 _MAX_SWEEP_SECONDS = 1.0
 _HEALTH_PATHS = frozenset(("/health", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready"))
 
@@ -123,6 +125,16 @@ class ConnectionTable:
             now = loop.time()
             for connection in self:
                 connection.check_time(now)
+
+
+def check_descriptors() -> None:
+    """Raise `ConfigError` if the process may open too few files to serve requests."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _MIN_DESCRIPTORS:
+        raise ConfigError(
+            f"The process may open {soft} files, and the server needs at least {_MIN_DESCRIPTORS}.",
+            "Raise the limit, for example with `ulimit -n 1024`.",
+        )
 
 
 def _num_possible_connections() -> int:

@@ -25,6 +25,7 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from tgi.cli.http.cycle import EndingCycle
 from tgi.cli.http.http_1_0 import Http10Cycle
 from tgi.cli.http.limits import ConnectionTable
 
@@ -68,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._table = table
         self._limits = table.limits
         self._is_for_health = False
-        self._is_in_head = True  # True between two requests too
+        self._is_in_head = True  # also True between two requests
         self._is_in_body = False
         self._has_offer = False  # the current request offers to change the protocol
         self._num_head_bytes = 0  # bytes of the current head that the parser has reported
@@ -242,7 +243,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._fail(503, _FULL_TEXT)
         self._is_in_head, self._is_in_body = False, True
         self._num_fed_bytes = self._num_body_bytes = 0
-        kind = Http10Cycle if version == "1.0" else RequestResponseCycle
+        kind = Http10Cycle if version == "1.0" else EndingCycle
         self.cycle = kind(
             scope=self.scope,
             transport=self.transport,

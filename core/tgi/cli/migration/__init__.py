@@ -1,1 +1,1 @@
-"""Parses TGI 3 commands (launcher, `docker run`, Docker Compose) for `tgi migrate`."""
+"""Reads the starts of TGI 3 and converts them, for `tgi migrate`."""

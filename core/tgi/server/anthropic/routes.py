@@ -89,7 +89,7 @@ class AnthropicRoutes:
         self._pipeline = pipeline
 
     async def messages(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/messages`."""
+        """Handle `POST /v1/messages`."""
         config = self._state.config
         call, body = await self._pipeline.read(http_request, MessagesRequest)
         with self._pipeline.counted():

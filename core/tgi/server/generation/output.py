@@ -1,4 +1,4 @@
-"""The sequences of one prompt: converts the engine's token ids to text and token events.
+"""Converts the token ids of the sequences of one prompt to text and token events.
 
 The engine ends a sequence at its maximum length or at an EOS token. This module searches the text
 for stop strings and aborts a sequence at the first match. Tokens after the match are neither shown
@@ -98,6 +98,7 @@ class GeneratedSequence:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids)
         parameters = text_request.parameters
+        self._wants_prompt = parameters.decoder_input_details
         self._stopping = StoppingCriteria(parameters.stop) if parameters.stop else None
         # OpenAI's log probabilities contain bytes and a limited number of alternatives.
         self._has_bytes = text_request.sampling.logprobs == "raw"
@@ -149,8 +150,11 @@ class GeneratedSequence:
     @property
     def prefill(self) -> list[ScoredToken]:
         """The tokens of the prompt with their log probabilities, or an empty list if the log
-        probabilities were not requested.
+        probabilities were not requested. For an encoder-decoder model, they are the first token of
+        the decoder, which has no log probability.
         """
+        if self._request.encoder_token_ids and self._wants_prompt:
+            return [self._scored(token_id, None) for token_id in self._request.prompt_token_ids]
         pairs = zip(self._request.prompt_token_ids, self._prompt_logprobs, strict=False)
         return [self._scored(token_id, logprob) for token_id, logprob in pairs]
 
@@ -303,8 +307,9 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or the last output of a sequence has no token. Events that precede the
-        failure are returned first.
+        engine was closed or the last output of a sequence has no token. If the server ends before
+        the sequences, the error is `UnhealthyError`. Events that precede the failure are returned
+        first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
@@ -314,7 +319,7 @@ class Generation:
                 raise StopAsyncIteration
             outputs = await self._outputs.get()
             if not outputs:
-                raise IncompleteGenerationError
+                raise self._outputs.failure or IncompleteGenerationError
             for output in outputs:
                 self._read(output, tokens)
         return tokens

@@ -38,7 +38,7 @@ class ErrorReport(msgspec.Struct, frozen=True):
     """The facts about an error from which each protocol builds its response."""
 
     status: int  # TGI's status, except if the error belongs to another protocol
-    error_type: str  # as in TGI's error object
+    error_type: str  # the `error_type` of TGI's error object
     text: str
     code: str | None  # OpenAI's code for the error
     headers: dict[str, str]

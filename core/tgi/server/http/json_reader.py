@@ -6,10 +6,11 @@ kinds of bodies that TGI accepts: a value with bytes after it, an array of field
 a record, and an object with a repeated key that is not a field.
 
 msgspec keeps the last value of a repeated key and does not report the repetition, but TGI rejects a
-record in which a field is given twice. Therefore the objects of the records are split into their
-members, whose values stay raw text, and the members are compared with the body. If they are the
-whole body, no key is repeated. This costs less than a second parse, because no value is decoded.
-The comparison fails for some bodies without repeated keys, for example for an indented list of
+record in which a field is given twice. To find repetitions, each object that corresponds to a
+record is split into its members, without decoding their values. The text of the members is then
+compared with the text of the body. If the members together are the complete text of the body, no
+key of a record is repeated. This costs less than a second parse, because no value is decoded. The
+comparison fails for some bodies without repeated keys, for example for an indented list of
 messages. Only these bodies are parsed again.
 """
 
@@ -44,7 +45,8 @@ _ARRAY = msgspec.json.Decoder(list[Members])
 
 # A key with the punctuation around it. The pattern finds no key with an escape sequence.
 _KEY = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*')
-_END = re.compile(rb"[ \t\r\n]*\{?[ \t\r\n]*\}[ \t\r\n]*\Z")  # also of an object without members
+# Matches the end of an object. The object may have no members.
+_END = re.compile(rb"[ \t\r\n]*\{?[ \t\r\n]*\}[ \t\r\n]*\Z")
 
 
 @final
@@ -111,8 +113,8 @@ def _read_slowly(body: bytes, record: type[T]) -> T:
 
 
 def has_repeated_field(body: bytes, record: type) -> bool:
-    """True if an object of `body` has a key twice. Where no field of `record` or of the records in
-    it is repeated, the result may be False although another key is.
+    """True if an object of `body` has a key twice. The result may be False if the only repeated
+    keys are not fields of a record.
 
     `body` must be an object that msgspec decodes as a `record`.
     """
@@ -120,7 +122,7 @@ def has_repeated_field(body: bytes, record: type) -> bool:
 
 
 def _is_plain_object(text: bytes, record: type) -> bool:
-    """True if `text` contains no repeated field for certain."""
+    """True if `text` certainly contains no repeated field. False if this is not known."""
     members = _OBJECT.decode(text)
     position = 0
     for key, value in members.items():
@@ -128,15 +130,15 @@ def _is_plain_object(text: bytes, record: type) -> bool:
         raw = bytes(value)
         if found is None or found[1] != key.encode() or not text.startswith(raw, found.end()):
             return False
-        # No value is the beginning of another one, except a number. After a part of a number, the
-        # next match fails.
+        # A JSON value is never a prefix of another value, except for numbers (1 and 12). If only a
+        # part of a number was matched, `_KEY` or `_END` does not match the rest.
         position = found.end() + len(raw)
     return _END.match(text, position) is not None and _are_plain(record, [members])
 
 
 def _is_plain_array(elements: Sequence[bytes], record: type) -> bool:
-    """The same for records that are the elements of arrays, given as the texts between the
-    brackets.
+    """True if the records that are the elements of arrays certainly contain no repeated field.
+    `elements` contains the text between the brackets of each array.
     """
     text = b"[%b]" % b",".join(elements)
     objects = _ARRAY.decode(text)
@@ -149,7 +151,9 @@ def _is_plain_array(elements: Sequence[bytes], record: type) -> bool:
 
 
 def _are_plain(record: type, objects: Sequence[Members]) -> bool:
-    """The same for the records in `objects`, which are the members of a `record` each."""
+    """True if the records inside `objects` certainly contain no repeated field. Each element of
+    `objects` contains the members of one `record`.
+    """
     for name, inner in _inner_records(record):
         values = [bytes(members[name]) for members in objects if name in members]
         if len(values) == 1 and values[0].startswith(b"{"):
@@ -190,6 +194,6 @@ def _has_repeated_key(body: bytes) -> bool:
     objects: list[list[tuple[str, object]]] = []
     try:
         json.loads(body, object_pairs_hook=objects.append)
-    except ValueError:  # a number longer than Python reads
+    except ValueError:  # Python does not read a number with this many digits
         return False
     return any(len(dict(pairs)) < len(pairs) for pairs in objects)

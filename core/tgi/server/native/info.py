@@ -28,10 +28,9 @@ class InfoRoutes:
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
-        self._was_healthy = True
 
     async def info(self, request: Request) -> Response:
-        """`GET /info`: exactly TGI's 14 keys, in TGI's order."""
+        """Handle `GET /info`. The response has exactly TGI's 14 keys, in TGI's order."""
         del request
         config = self._state.config
         info = Info(
@@ -53,8 +52,8 @@ class InfoRoutes:
         return json_response(msgspec.json.encode(info))
 
     async def backend(self, request: Request) -> Response:
-        """`GET /info/backend`: the backend in use, and the limits and features negotiated
-        with it.
+        """Handle `GET /info/backend`. The response contains the backend in use, and the limits and
+        features negotiated with it.
         """
         del request
         agreement = self._state.engine.agreement
@@ -79,19 +78,15 @@ class InfoRoutes:
         return json_response(msgspec.json.encode(info))
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: 200 without a body, or 503. After a failed check, the next check runs a
-        forward pass.
+        """`GET /health`: 200 without a body, or 503. The state of the engine is observed all the
+        time, so the response does not wait for the engine.
         """
         del request
-        engine = self._state.engine
-        self._was_healthy = engine.is_healthy and await engine.check_health(
-            deep=not self._was_healthy
-        )
-        if not self._was_healthy:
+        if not self._state.engine.is_healthy:
             raise UnhealthyError
         return empty_response(200)
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /metrics`: the Prometheus text exposition."""
+        """Handle `GET /metrics`. The response is the Prometheus text exposition."""
         del request
         return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})

@@ -40,17 +40,19 @@ class NativeRoutes:
         self._pipeline = pipeline
 
     async def generate(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /generate`."""
+        """Handle `POST /generate`."""
         call, body = await self._pipeline.read(http_request, GenerateRequest)
         return await self._response(call, body, full_text=bool(body.parameters.return_full_text))
 
     async def generate_stream(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /generate_stream`."""
+        """Handle `POST /generate_stream`."""
         _, body = await self._pipeline.read(http_request, GenerateRequest)
         return self._stream(body.inputs, body.parameters, bool(body.parameters.return_full_text))
 
     async def generate_compatible(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /`: the response in a JSON array, or the same stream as `/generate_stream`."""
+        """Handle `POST /`. The response is a JSON array, or the same stream as that of
+        `/generate_stream`.
+        """
         call, body = await self._pipeline.read(http_request, CompatGenerateRequest)
         return await self.response_compatible(call, body)
 
@@ -63,7 +65,9 @@ class NativeRoutes:
         return await self._response(call, body, full_text=full_text, in_array=True)
 
     async def tokenize(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /tokenize`: the tokens of `inputs` with their byte ranges."""
+        """Handle `POST /tokenize`. The response contains the tokens of `inputs` with their byte
+        ranges.
+        """
         _, body = await self._pipeline.read(http_request, GenerateRequest)
         with self._pipeline.slot():
             blocks = await self._state.tokenizer.format_tokens(body.inputs, format_tokens)

@@ -20,7 +20,7 @@ from tgi.server.openai.response_schemas import (
 
 __all__ = ["chat_logprobs", "completion_logprobs", "token_logprobs", "with_prompt_logprobs"]
 
-_PART_PREFIX = "bytes:"  # before the escape sequences, on `/v1/completions` only
+_PART_PREFIX = "bytes:"  # prefix of the escape sequences, used on `/v1/completions` only
 
 
 def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:

@@ -40,7 +40,9 @@ class ModelRoutes:
         self._anthropic = AnthropicModel("model", model_id, model_id, _CREATED)
 
     async def list(self, request: Request) -> Response:
-        """`GET /v1/models`: a list that contains the one model of this server."""
+        """Handle `GET /v1/models`. The response is a list that contains the one model of this
+        server.
+        """
         name = self._model.id
         return json_response(
             msgspec.json.encode(
@@ -51,7 +53,9 @@ class ModelRoutes:
         )
 
     async def retrieve(self, request: Request) -> Response:
-        """`GET /v1/models/{model}`: the served model. Raises `ModelNotFoundError` for another."""
+        """Handle `GET /v1/models/{model}`. The response is the served model. Raises
+        `ModelNotFoundError` for any other model.
+        """
         name = request.path_params["model"]
         if name not in (self._model.id, _DEFAULT_NAME):
             raise ModelNotFoundError(

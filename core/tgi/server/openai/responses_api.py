@@ -136,7 +136,7 @@ class ResponsesRoutes:
         self._pipeline = pipeline
 
     async def create(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/responses`."""
+        """Handle `POST /v1/responses`."""
         config = self._state.config
         call, body = await self._pipeline.read(http_request, ResponsesRequest)
         with self._pipeline.counted():
@@ -182,7 +182,8 @@ class _EventWriter:
         self._builder = builder
         self._place = {"item_id": builder.item_id, "output_index": 0, "content_index": 0}
         self._next_number = 0
-        self._logprobs: list[ChatLogprob] = []  # of the tokens so far, if requested
+        # log probabilities of the tokens so far, if requested
+        self._logprobs: list[ChatLogprob] = []
 
     @property
     def has_begun(self) -> bool:

@@ -22,7 +22,7 @@ _FAILURES = {
     404: "The model does not exist",
     413: "The body is too large",
     415: "The body is not declared as JSON",
-    422: "The request breaks a rule",
+    422: "The request violates a rule",
     424: "The backend failed",
     429: "All concurrency slots are in use",
     500: "The generation ended early",
@@ -51,8 +51,8 @@ def openapi_document(version: str) -> Json:
         "info": {
             "title": _TAG,
             "description": (
-                "Serves large language models; the wire contract of Text Generation Inference 3,"
-                " and more beside it."
+                "Serves large language models with the routes of Text Generation Inference 3 and"
+                " additional routes."
             ),
             "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             "version": version,

@@ -53,7 +53,7 @@ class DocsRoutes:
         self._document = msgspec.json.encode(openapi_document(version))
 
     async def openapi(self, request: Request) -> Response:
-        """`GET /api-doc/openapi.json`."""
+        """Handle `GET /api-doc/openapi.json`."""
         del request
         return json_response(self._document)
 
@@ -65,7 +65,7 @@ class DocsRoutes:
         return empty_response(303, {"location": "/docs/"})
 
     async def page(self, request: Request) -> Response:
-        """`GET /docs/`."""
+        """Handle `GET /docs/`."""
         del request
         return Response(_PAGE, headers={"content-security-policy": _POLICY}, media_type="text/html")
 

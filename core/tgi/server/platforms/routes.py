@@ -19,6 +19,7 @@ from tgi.errors import OverloadedError, RequestError
 from tgi.server.generation.output import GeneratedSequence
 from tgi.server.generation.parameters import GenerateParameters, TextRequest
 from tgi.server.generation.pipeline import GenerationPipeline, best_first
+from tgi.server.generation.protocols import NATIVE
 from tgi.server.http.json_reader import RejectionError
 from tgi.server.http.responses import json_response
 from tgi.server.native.routes import NativeRoutes, native_request
@@ -89,8 +90,8 @@ class PlatformRoutes:
         self._openai = openai
 
     async def invocations(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /invocations`. The body is handled as a body of `POST /`, of a chat completion or
-        of a completion. The first matching schema is used.
+        """Handle `POST /invocations`. The body is handled as a body of `POST /`, of a chat
+        completion or of a completion. The first matching schema is used.
         """
         variants: Sequence[type[CompatGenerateRequest | ChatRequest | CompletionRequest]] = (
             CompatGenerateRequest,
@@ -102,12 +103,14 @@ class PlatformRoutes:
             case CompatGenerateRequest():
                 return await self._native.response_compatible(call, body)
             case ChatRequest():
-                return await self._openai.response_chat(call, body)
+                return await self._openai.response_chat(call, body, NATIVE)
             case CompletionRequest():
-                return await self._openai.response_completions(call, body)
+                return await self._openai.response_completions(call, body, NATIVE)
 
     async def vertex(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /vertex`: one text per instance. An instance is a native request or a chat."""
+        """Handle `POST /vertex`. The response has one text per instance. An instance is a native
+        request or a chat.
+        """
         call, body = await self._pipeline.read(http_request, VertexRequest)
         with self._pipeline.counted():
             if not body.instances:
@@ -122,29 +125,31 @@ class PlatformRoutes:
         return json_response(msgspec.json.encode(VertexResponse(texts)))
 
     async def server_metadata(self, http_request: HttpRequest) -> Response:
-        """`GET /v2`."""
+        """Handle `GET /v2`."""
         del http_request
         extensions = ["health", "models", "metrics"]
         metadata = MetadataResponse(_NAME, self._state.config.version, extensions)
         return json_response(msgspec.json.encode(metadata))
 
     async def live(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/health/live`, `/v2/health/ready` and the `ready` route of a model. As in TGI,
-        all three have the same response.
+        """Handle `GET /v2/health/live`, `/v2/health/ready` and the `ready` route of a model. As in
+        TGI, all three have the same response.
         """
         del http_request
         return json_response(msgspec.json.encode(LiveResponse(live=True)))
 
     async def model_metadata(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/models/{model}/versions/{version}`. The response contains the name and the
-        version of the path, even if the server has no such model.
+        """Handle `GET /v2/models/{model}/versions/{version}`. The response contains the name and
+        the version of the path, even if the server has no such model.
         """
         names = http_request.path_params
         metadata = MetadataResponse(names["model"], names["version"], ["infer", "ready"])
         return json_response(msgspec.json.encode(metadata))
 
     async def infer(self, http_request: HttpRequest) -> Response:
-        """`POST /v2/models/{model}/versions/{version}/infer`: texts are arrays of UTF-8 bytes."""
+        """Handle `POST /v2/models/{model}/versions/{version}/infer`. Texts are arrays of UTF-8
+        bytes.
+        """
         call, body = await self._pipeline.read(http_request, InferRequest)
         with self._pipeline.counted():
             if len(body.inputs) != len(body.outputs):
@@ -172,7 +177,7 @@ class PlatformRoutes:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(body, ChatRequest):
-                return await chat_request(body, self._state)
+                return await chat_request(body, self._state, NATIVE)
             return native_request(
                 body.inputs, body.parameters or GenerateParameters(do_sample=True)
             )

@@ -129,7 +129,7 @@ METRICS = (
     Metric(
         "tgi_queue_size",
         "gauge",
-        "a step has ended, or the engine is idle; number of waiting sequences",
+        "a step or the engine process ends, or the engine is idle; number of waiting sequences",
         "Current queue size",
     ),
     Metric(
@@ -142,13 +142,14 @@ METRICS = (
     Metric(
         "tgi_batch_current_size",
         "gauge",
-        "a step has ended, or the engine is idle; number of running sequences",
+        "a step or the engine process ends, or the engine is idle; number of running sequences",
         "Current batch size",
     ),
     Metric(
         "tgi_batch_current_max_tokens",
         "gauge",
-        "a step has ended, or the engine is idle; number of cache tokens in use by sequences",
+        "a step or the engine process ends, or the engine is idle; number of cache tokens in"
+        " use by sequences",
         "Maximum tokens for the current batch",
     ),
     _per_method(

@@ -1,4 +1,6 @@
-"""Sends spans with OTLP over gRPC or HTTP. Requires the packages of the extra `otlp`."""
+"""Sends spans with OTLP over gRPC or HTTP. This module requires the packages of the extra
+`otlp`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class OtlpExporter:
     """
 
     def __init__(self, endpoint: str, service_name: str, version: str) -> None:
-        """Raises `ConfigError` if the packages are not installed or the endpoint is not a URL."""
+        """Create the exporter. Raises `ConfigError` if the packages are not installed or the
+        endpoint is not a URL.
+        """
         is_http = _speaks_http(endpoint)
         try:
             from opentelemetry.sdk.resources import Resource  # noqa: PLC0415

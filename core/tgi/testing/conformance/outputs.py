@@ -32,7 +32,7 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
     )
     require(
         is_sound and pointers == sorted(pointers),
-        f"`token_ptr` {pointers} for {len(output.tokens)} tokens",
+        f"`token_ptr` {pointers} does not match {len(output.tokens)} tokens",
     )
     require(len(output.logprobs) == len(output.tokens), "`logprobs` and `tokens` differ in length")
     in_vocabulary = bool(((output.tokens >= 0) & (output.tokens < agreement.vocab_size)).all())
@@ -43,11 +43,13 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
     failed = {error.sequence for error in output.errors}
     require(
         failed <= set(responded),
-        f"errors of sequences {sorted(failed - set(responded))}, which have no row",
+        f"there are errors of sequences without a row: {sorted(failed - set(responded))}",
     )
     _check_counts(step, output, failed)
     is_padded = not output.num_padded_tokens or output.num_padded_tokens >= rows.num_tokens
-    require(is_padded, f"{rows.num_tokens} tokens in a shape of {output.num_padded_tokens}")
+    require(
+        is_padded, f"{rows.num_tokens} tokens exceed the padded size {output.num_padded_tokens}"
+    )
     _check_tops(output, agreement)
     times = output.times
     parts = {
@@ -56,7 +58,7 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
         "sample": times.sample,
         "compile": times.compile,
     }
-    require(min(parts.values()) >= 0, f"negative times: {parts}")
+    require(min(parts.values()) >= 0, f"a time is negative: {parts}")
 
 
 def _check_counts(step: SchedulerOutput, output: ModelRunnerOutput, failed: set[int]) -> None:
@@ -74,18 +76,18 @@ def _check_counts(step: SchedulerOutput, output: ModelRunnerOutput, failed: set[
         elif handle not in failed:
             require(
                 1 <= count <= most,
-                f"sequence {handle} requested 1 to {most} tokens and got {count} without an error",
+                f"sequence {handle} requested 1 to {most} tokens, but got {count} without an error",
             )
     unasked = {vector.sequence for vector in output.pooled} - {
         handle for handle, most in most_of.items() if not most
     }
-    require(not unasked, f"pooled vectors of sequences {sorted(unasked)}, which requested tokens")
+    require(not unasked, f"sequences {sorted(unasked)} got vectors, but requested tokens")
 
 
 def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
     pointers = output.top_ptr
     if not len(pointers):
-        require(not len(output.top_ids), "top tokens without `top_ptr`")
+        require(not len(output.top_ids), "there are top tokens, but no `top_ptr`")
         return
     require(
         len(pointers) == len(output.tokens) + 1,

@@ -1,7 +1,7 @@
-"""A core for the conformance checks. A check chooses the steps that the core sends to the worker.
+"""Replaces the core in the conformance checks: sends the steps that a check chooses to the worker.
 
-It allocates the cache and builds legal steps. Each step is encoded to bytes and decoded again, as
-if it were sent to another process.
+`ScriptedCore` allocates the cache and builds legal steps. Each step is encoded to bytes and decoded
+again, as if it were sent to another process.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ScriptedCore:
         self.mask_mode: Literal["inline", "late"] = "inline"
         self._late_masks: dict[int, GrammarMasks] = {}  # masks that were not sent yet, by step id
         self._dropped: list[int] = []
-        self._step_id = 0
+        self.step_id = 0  # of the next step
 
     def add(
         self,
@@ -91,12 +91,11 @@ class ScriptedCore:
         if blocks:
             self.free_blocks = [block for block in self.free_blocks if block not in blocks]
         sequence_slot = self.free_slots.pop() if self.free_slots else -1
-        sampling = sampling or SamplingParams()
         sequence = LiveSequence(
             handle,
             list(prompt),
             list(output),
-            sampling,
+            sampling or SamplingParams(),
             seed,
             list(blocks),
             sequence_slot,
@@ -114,7 +113,7 @@ class ScriptedCore:
     def drop(self, *sequences: LiveSequence) -> None:
         """Drop sequences. The next step reports the drops to the worker.
 
-        Their handles, blocks and slots are free immediately, and the most recent are reused first.
+        The handles, blocks and slots are free at once. The last freed ones are reused first.
         """
         for sequence in sequences:
             del self.live[sequence.handle]
@@ -137,7 +136,7 @@ class ScriptedCore:
     def forget(self, step: SchedulerOutput) -> None:
         """Treat a step as failed, as the scheduler does.
 
-        Its drops and additions count as done, and the added sequences are dropped.
+        The drops and additions of the step count as done, and the added sequences are dropped.
         """
         handles = [new.sequence for new in step.added]
         for handle in handles:
@@ -194,10 +193,10 @@ class ScriptedCore:
         on_device: bool | Container[LiveSequence] = False,
         introduced: Iterable[LiveSequence] = (),
     ) -> SchedulerOutput:
-        """Build one step, encoded and decoded. The caller must ensure that it is legal.
+        """Build one step, encoded and decoded. The caller must ensure that the step is legal.
 
-        `on_device` may name the sequences concerned. The step also introduces `introduced`, which
-        have no row.
+        `on_device` may be a list of sequences. The step also introduces the sequences in
+        `introduced`, which have no row.
         """
         added, arrays = [self._introduction(sequence) for sequence in introduced], StepArrays()
         for sequence, count in work.items():
@@ -219,7 +218,7 @@ class ScriptedCore:
         return self._step(
             added,
             arrays.rows(list(work), self.agreement),
-            arrays.masks(self._step_id, self.agreement.vocab_size),
+            arrays.masks(self.step_id, self.agreement.vocab_size),
         )
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
@@ -228,7 +227,7 @@ class ScriptedCore:
         return self.collect(step)
 
     def next_rows(self, sequences: Sequence[LiveSequence]) -> dict[LiveSequence, int]:
-        """The numbers of known tokens of the sequences that fit into one legal step."""
+        """Return the number of known tokens of each sequence that fit into one legal step."""
         return self._legal({sequence: sequence.num_left for sequence in sequences})
 
     def submit(self, step: SchedulerOutput) -> None:
@@ -273,7 +272,8 @@ class ScriptedCore:
         require(bool(result.message), f"`{request.name}` was rejected without a reason")
 
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
-        counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
+        handles = step.rows.sequence.tolist()
+        counts = dict(zip(handles, step.rows.count.tolist(), strict=True))
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]
             num_chosen = int(output.token_ptr[row + 1] - output.token_ptr[row])
@@ -281,6 +281,7 @@ class ScriptedCore:
             for index in range(output.token_ptr[row], output.token_ptr[row + 1]):
                 sequence.output.append(int(output.tokens[index]))
                 sequence.logprobs.append(float(output.logprobs[index]))
+                sequence.places.append((step.step_id, handles.index(handle), len(handles)))
                 first, last = (
                     output.top_ptr[index : index + 2].tolist() if len(output.top_ptr) else (0, 0)
                 )
@@ -299,7 +300,7 @@ class ScriptedCore:
             self.live[vector.sequence].pooled = vector.values
 
     def _legal(self, pending: Mapping[LiveSequence, int]) -> dict[LiveSequence, int]:
-        """As much of the pending work as one step may contain."""
+        """Return as much of the pending work as one step may contain."""
         limits = self.agreement.limits
         decodes = [s for s in pending if s.is_decoding][
             : limits.max_step_tokens // limits.tokens_per_step
@@ -327,7 +328,7 @@ class ScriptedCore:
         return {**dict.fromkeys(decodes, 1), **chosen}
 
     def _budget(self, sequence: LiveSequence) -> tuple[list[int], int]:
-        """Draft tokens for a decoding sequence, and the number of tokens that it may sample."""
+        """Return draft tokens for a decoding sequence, and its maximum number of sampled tokens."""
         limits = self.agreement.limits
         num_left = max(limits.max_total_tokens - len(sequence.tokens), 1)
         most = min(limits.tokens_per_step, num_left) if sequence.is_decoding else 1
@@ -373,12 +374,12 @@ class ScriptedCore:
         """Build the next step, encode it and decode it."""
         mask = "none" if masks is None else self.mask_mode
         if mask == "late" and masks is not None:
-            self._late_masks[self._step_id] = masks
+            self._late_masks[self.step_id] = masks
         inline = masks if mask == "inline" else None
         step = SchedulerOutput(
-            self._step_id, self._dropped, added, rows, *self._copies(), mask, inline
+            self.step_id, self._dropped, added, rows, *self._copies(), mask, inline
         )
-        self._step_id += 1
+        self.step_id += 1
         self._dropped = []
         return decode(SchedulerOutput, encode(step))
 
@@ -386,14 +387,13 @@ class ScriptedCore:
         copies, self.copies = self.copies, []
         if not copies:
             return [], []
-        source, target = (
-            [np.array(side, np.int32)] * len(self.agreement.kv_cache.groups)
-            for side in zip(*copies, strict=True)
-        )
+        num_groups = len(self.agreement.kv_cache.groups)
+        sides = zip(*copies, strict=True)
+        source, target = ([np.array(side, np.int32)] * num_groups for side in sides)
         return source, target
 
 
 def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], rng: random.Random) -> list[int]:
-    """The blocks that groups of these kinds share, in random order."""
+    """Return the blocks that groups of these kinds share, in random order."""
     num_blocks = min((group.num_blocks for group in plan.groups if group.kind in kinds), default=0)
     return rng.sample(range(num_blocks), num_blocks)

@@ -1,7 +1,7 @@
 """The complete backend with two steps in flight. A thread computes the steps, which delays results.
 
 With this double a test can find faults of the scheduler and the engine that need two steps in
-flight. A step is formed while the tokens of the preceding step are unknown. Such a step may have
+flight. A step is built while the tokens of the preceding step are unknown. This step may have
 masks, drafts and several tokens per row.
 """
 

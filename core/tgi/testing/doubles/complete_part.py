@@ -189,9 +189,9 @@ class CompletePart:
     def _load_adapter(self, number: int, path: Path) -> None:
         limits = self._agreed.limits
         if number in self._network.adapters or number < 0:
-            raise ValueError(f"the number {number} is not free")
+            raise ValueError(f"the adapter number {number} is in use or negative")
         if len(self._adapter_paths) >= limits.max_adapters:
-            raise ValueError(f"{limits.max_adapters} adapters are loaded, and no more were agreed")
+            raise ValueError(f"{limits.max_adapters} adapters are loaded, the negotiated maximum")
         self._network.load_adapter(number, path, limits.max_adapter_rank)
         self._adapter_paths[number] = path
 
@@ -203,7 +203,7 @@ class CompletePart:
 
     def _sleep(self) -> None:
         if len(self._table):
-            raise ValueError(f"{len(self._table)} sequences are alive")
+            raise ValueError(f"{len(self._table)} sequences are not finished")
         self._network.release()
         self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
 
@@ -216,5 +216,7 @@ class CompletePart:
     def _import(self, blocks: list[int], data: bytes) -> None:
         signature, content = data[: len(self._signature)], data[len(self._signature) :]
         if signature != self._signature:
-            raise ValueError("the file is of another model or another agreement")
+            raise ValueError(
+                "the file was written for another model or with other negotiated limits"
+            )
         self._cache.restore(blocks, content)

@@ -1,5 +1,5 @@
-"""Computes the steps of another part in a thread, so that results arrive after the next step is
-formed.
+"""Runs another `WorkerPart` in a thread, so that the result of a step arrives after the next step
+has been built.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _MAX_DELAY_SECONDS = 0.002  # maximum delay of a step; the random seed is the st
 @final
 @dataclass(frozen=True)
 class _StepInFlight:
-    masks: Future[GrammarMasks | None]  # None if the step has no late masks, or if none arrived
+    # None if the step has no late masks, or if they did not arrive
+    masks: Future[GrammarMasks | None]
     output: Future[ModelRunnerOutput]
 
 

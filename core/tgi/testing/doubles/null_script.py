@@ -21,10 +21,11 @@ class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broken   the whole step fails and may not be tried again
     raise    an exception that the backend interface does not define
     exit     the engine process ends with status 3
+    memory   the engine process takes memory until the system kills it
     """
 
     token: int
-    kind: Literal["row", "step", "broken", "raise", "exit"]
+    kind: Literal["row", "step", "broken", "raise", "exit", "memory"]
     after: int = 0
     times: int = 1
 
@@ -54,6 +55,7 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: tuple[int, ...] = ()
     failures: tuple[NullFailure, ...] = ()
     start_failure: str = ""
+    load_seconds: float = 0.0  # duration of loading, with progress reports
     step_seconds: float = 0.0
     compile_seconds: float = 0.0  # duration of the reported compilation in the first step
     mode: Literal["paged", "slots"] = "paged"

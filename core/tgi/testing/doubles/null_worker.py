@@ -41,9 +41,10 @@ from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]
 
-_LOGPROB = -0.5  # of every token; each alternative is 0.5 below the previous one
+_LOGPROB = -0.5  # log probability of every token; each alternative is 0.5 below the previous one
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
+_MEMORY_BYTES = 1 << 22  # that a scripted failure takes at once
 
 
 @final
@@ -69,12 +70,17 @@ class NullWorker:
         self._sequences: dict[int, _Sequence] = {}
         self._steps: deque[SchedulerOutput] = deque()
         self._strikes: Counter[NullFailure] = Counter()
-        self._compile_seconds = script.compile_seconds  # remaining
+        self._compile_seconds = script.compile_seconds  # remaining time of the compilation
 
     def load(self) -> None:
         """Do not load a model. Raises `BackendError` if the script contains a load failure."""
         if self._script.start_failure:
             raise BackendError(self._script.start_failure)
+        remaining = self._script.load_seconds
+        while remaining > 0:
+            self._reporter.progress("load", 0, 1)
+            time.sleep(min(_PROGRESS_SECONDS, remaining))
+            remaining -= _PROGRESS_SECONDS
         self._reporter.progress("load", 1, 1)
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
@@ -124,7 +130,8 @@ class NullWorker:
             self._sequences[new.sequence] = _Sequence(new)
         if step.rows.num_rows:
             self._compile()
-            if self._script.step_seconds:  # because `sleep(0)` may also take time
+            # this condition is necessary, because `sleep(0)` may also take time
+            if self._script.step_seconds:
                 time.sleep(self._script.step_seconds)
         return self._run(step, self._jump(step))
 
@@ -273,3 +280,7 @@ def _raise_failure(failure: NullFailure) -> None:
             raise RuntimeError("scripted exception")
         case "exit":
             os._exit(_EXIT_STATUS)
+        case "memory":
+            taken = []
+            while True:
+                taken.append(bytearray(_MEMORY_BYTES))

@@ -1,4 +1,6 @@
-"""The mixers of the numpy reference other than attention, MLP and mixture of experts."""
+"""The recurrent, latent and cross-attention mixers of the numpy reference. A mixer is the sublayer
+of a residual block.
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,6 @@ def cache_out_of_memory(agreement: Agreement, remedy: str) -> BackendError:
     """Return the error of a startup that ran out of memory after the negotiation."""
     return BackendError(
         f"Memory ran out while a cache of {agreement.kv_cache.max_batch_total_tokens} tokens was"
-        " set up.",
+        " allocated.",
         remedy,
     )

@@ -67,8 +67,8 @@ def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits)
         and requested.max_total_tokens > positions.num_positions
     ):
         raise BackendError(
-            f"`--max-total-tokens {requested.max_total_tokens}` is beyond the"
-            f" {positions.num_positions} positions this model has.",
+            f"`--max-total-tokens {requested.max_total_tokens}` exceeds the"
+            f" {positions.num_positions} positions of this model.",
             f"Use at most {positions.num_positions}.",
         )
     return (

@@ -33,13 +33,13 @@ class DeviceMemory:
 
     free_bytes: int  # memory that this process may use in addition to the loaded weights
     block_size: int  # tokens per block
-    default_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
-    # Fraction of the remaining memory that the cache uses, if no cache size is given.
+    default_step_tokens: int  # used if `--max-batch-prefill-tokens` is not set
+    # Fraction of the remaining memory that the cache uses if no cache size is set.
     cache_share: float
     weights_detail: str  # for the memory report, such as the dtype
-    remedy: str  # advice for more memory, as the beginning of a sentence
+    remedy: str  # advice on getting more memory, as the beginning of a sentence
     more: str  # the same advice as a noun
-    on_demand: bool = False  # the memory of a block is allocated at its first use
+    on_demand: bool = False  # whether the memory of a block is allocated at its first use
 
 
 @final
@@ -115,8 +115,8 @@ def _num_sequences(
     if affordable < 1 or (requested.max_batch_size is not None and affordable < num_wanted):
         raise BackendError(
             f"{format_bytes(left)} of memory are left beside weights"
-            f" ({format_bytes(bytes_of.weights)}) and workspace, too little for the states of"
-            f" {requested.max_batch_size or 1} sequences, {format_bytes(bytes_of.state)} each.",
+            f" ({format_bytes(bytes_of.weights)}) and workspace. This is too little for the states"
+            f" of {requested.max_batch_size or 1} sequences, {format_bytes(bytes_of.state)} each.",
             f"{device.remedy}, choose a smaller model, or lower `--max-batch-size` or"
             " `--max-batch-prefill-tokens`.",
         )
@@ -145,8 +145,8 @@ def _num_blocks(
     if not num_blocks:
         raise BackendError(
             f"{format_bytes(left)} of memory are left beside weights"
-            f" ({format_bytes(bytes_of.weights)}) and workspace ({format_bytes(workspace)}),"
-            f" too little for one cache block of {format_bytes(bytes_of.block)}.",
+            f" ({format_bytes(bytes_of.weights)}) and workspace ({format_bytes(workspace)})."
+            f" This is too little for one cache block of {format_bytes(bytes_of.block)}.",
             f"{device.remedy}, choose a smaller model, or lower `--max-batch-prefill-tokens`.",
         )
     capacity = num_blocks * device.block_size
@@ -154,7 +154,7 @@ def _num_blocks(
         raise BackendError(
             f"`--max-total-tokens {requested.max_total_tokens}` does not fit the cache of"
             f" {capacity} tokens ({_cache_limit(requested, left)}).",
-            "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or"
+            "Lower `--max-total-tokens`, or provide more cache with `--max-batch-total-tokens` or"
             f" {device.more}.",
         )
     return num_blocks
@@ -163,4 +163,4 @@ def _num_blocks(
 def _cache_limit(requested: RequestedLimits, left: int) -> str:
     if requested.max_batch_total_tokens is not None:
         return f"`--max-batch-total-tokens {requested.max_batch_total_tokens}`"
-    return f"{format_bytes(left)} of memory are left for it"
+    return f"{format_bytes(left)} of memory are left for the cache"

@@ -65,7 +65,10 @@ def _require_lora(under_test: BackendUnderTest, num_adapters: int = 1) -> None:
     agreement = under_test.agreement()
     not_applicable(not agreement.has("lora"), "`lora` was not negotiated")
     most = agreement.limits.max_adapters
-    require(min(most, agreement.limits.max_adapter_rank) >= 1, "`lora` with a maximum of 0")
+    require(
+        min(most, agreement.limits.max_adapter_rank) >= 1,
+        "`lora` was negotiated, but a limit for it is 0",
+    )
     not_applicable(most < num_adapters, f"{most} concurrent adapters were negotiated")
 
 

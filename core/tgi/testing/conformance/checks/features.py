@@ -20,7 +20,7 @@ from tgi.backend import (
 )
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check
-from tgi.testing.conformance.expectations import check_sequence, check_sequences, tolerance_of
+from tgi.testing.conformance.expectations import allowance_of, check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
@@ -28,7 +28,7 @@ from tgi.testing.tiny_images import image_of
 
 __all__ = ["CHECKS"]
 
-_START, _LENGTH, _PROMPT = 7, 11, 30  # of an image in a prompt
+_START, _LENGTH, _PROMPT = 7, 11, 30  # position and length of an image, and prompt length
 
 
 def _sampling(core: ScriptedCore) -> SamplingParams:
@@ -99,7 +99,7 @@ def _pooling(under_test: BackendUnderTest) -> None:
     """Pool texts of many lengths, whole and in chunks, in a batch with a generating sequence."""
     core, model = under_test.core(), under_test.models.get()
     not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not negotiated")
-    limits, allowance = core.agreement.limits, 10 * tolerance_of(core.agreement)
+    limits, allowance = core.agreement.limits, allowance_of(model, core.agreement)
     others = (
         [core.add(prompt_of(8), _sampling(core))]
         if limits.mixed and limits.max_sequences > 1
@@ -111,21 +111,20 @@ def _pooling(under_test: BackendUnderTest) -> None:
             text = core.add(prompt_of(length, seed=length), pooling=pooling)
             if length > 2 * limits.chunk_multiple and limits.chunked:
                 core.advance({text: limits.chunk_multiple})
-                require(text.pooled is None, "there is a vector before the end of the text")
+                require(text.pooled is None, "a vector was returned before the end of the text")
             core.advance(dict.fromkeys([text, *others], 0))
             core.drop(text)
             if text.pooled is None:
-                raise CheckFailedError(
-                    f"there is no vector for a text of {length} tokens: {text.error}"
-                )
+                raise CheckFailedError(f"a text of {length} tokens got no vector: {text.error}")
             expected = model.pooled(text.prompt, pooling)
             require(
                 text.pooled.shape == expected.shape,
-                f"a vector of shape {text.pooled.shape}, not {expected.shape}",
+                f"the vector has the shape {text.pooled.shape}, not {expected.shape}",
             )
             error = float(np.abs(text.pooled - expected).max())
             require(
-                error <= allowance, f"pooling `{pooling}` of {length} tokens is off by {error:.5f}"
+                error <= allowance,
+                f"the error of pooling `{pooling}` of {length} tokens is {error:.5f}",
             )
     check_sequences(model, others, core.agreement)
 
@@ -140,7 +139,7 @@ def _sleep(under_test: BackendUnderTest) -> None:
         core.expect_refusal(Wake(), "it is awake")
         sequence = core.add(prompt_of(10), _sampling(core))
         core.generate([sequence], 2)
-        core.expect_refusal(Sleep(), "a sequence is alive")
+        core.expect_refusal(Sleep(), "the worker has a sequence")
         core.generate([sequence], 2)
         check_sequence(model, sequence, core.agreement)
         core.clear()

@@ -58,7 +58,8 @@ def _formats(under_test: BackendUnderTest) -> None:
         error = _error(under_test, model, name)
         limit = _GREATEST_ERROR[_BITS[name]]
         require(
-            error <= limit, f"`{name}`: an error of {error:.3f} standard deviations, above {limit}"
+            error <= limit,
+            f"the error of `{name}` is {error:.3f} standard deviations; the limit is {limit}",
         )
         whole, quantized = (
             _weights_bytes(under_test, model, None),
@@ -66,7 +67,7 @@ def _formats(under_test: BackendUnderTest) -> None:
         )
         require(
             quantized < whole,
-            f"`{name}`: {quantized} bytes of weights are reported, {whole} without it",
+            f"the weights have {quantized} bytes with `{name}` and {whole} bytes without it",
         )
 
 
@@ -76,7 +77,8 @@ def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
         core.generate([sequence], 1)
         positions = sorted(sequence.prompt_scores)
         require(
-            positions == list(range(1, 60)), f"`{name}`: prompt scores of positions {positions}"
+            positions == list(range(1, 60)),
+            f"`{name}` returned prompt scores of positions {positions}",
         )
         scores = np.array([sequence.prompt_scores[position] for position in positions])
     logits = model.logits(sequence.prompt).astype(np.float64)
@@ -110,7 +112,8 @@ def _odd_sizes(under_test: BackendUnderTest) -> None:
         limit = _GREATEST_ERROR[_BITS[name]]
         require(
             error <= limit,
-            f"`{name}` of odd sizes: an error of {error:.3f} standard deviations, above {limit}",
+            f"with odd sizes, the error of `{name}` is {error:.3f} standard deviations; the limit"
+            f" is {limit}",
         )
 
 

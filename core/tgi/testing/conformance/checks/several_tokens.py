@@ -77,7 +77,7 @@ def _drafts(under_test: BackendUnderTest) -> None:
                 fewest = 1 - (1 - _NUM_TOKENS) // most
                 require(
                     num_steps == fewest,
-                    f"{_NUM_TOKENS} tokens took {num_steps} steps, not {fewest}, with drafts",
+                    f"{_NUM_TOKENS} tokens took {num_steps} steps instead of {fewest} with drafts",
                 )
             core.drop(sequence)
 

@@ -31,7 +31,9 @@ def _depth(under_test: BackendUnderTest) -> None:
     except StepError:
         pass
     else:
-        raise CheckFailedError(f"{depth + 1} steps in flight were accepted, {depth} negotiated")
+        raise CheckFailedError(
+            f"{depth + 1} steps in flight were accepted, but {depth} were negotiated"
+        )
     under_test.discard()
 
 

@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Progress, Start
+from tgi.engine.process import LivenessLimits
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Request, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
@@ -29,7 +30,7 @@ __all__ = ["CHECKS"]
 
 _PHASES = ("load", "warmup")  # these phases may end before they can be interrupted
 _TIMEOUT_SECONDS = 300.0  # of a startup or a sequence, so that no check waits forever
-_SILENCE_SECONDS = 3.0
+_FREEZE_SECONDS = 3.0
 _POLL_SECONDS = 0.02
 _GONE_SECONDS = 5.0  # time after which no process of a killed engine may be left
 _NUM_TOKENS = 40
@@ -68,9 +69,7 @@ def _hanging(under_test: BackendUnderTest) -> None:
     started, and the stream continues.
     """
     _require_installed(under_test)
-    asyncio.run(
-        _interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS)
-    )
+    asyncio.run(_interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _FREEZE_SECONDS))
 
 
 def _require_installed(under_test: BackendUnderTest) -> None:
@@ -119,11 +118,15 @@ async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: 
 
 
 async def _interrupted(
-    under_test: BackendUnderTest, interrupt: Callable[[int], object], silence_limit: float
+    under_test: BackendUnderTest, interrupt: Callable[[int], object], freeze_seconds: float
 ) -> None:
     """The tokens of a sequence do not change if its engine is interrupted after the first token."""
     model = under_test.models.get()
-    client = EngineClient(_start_message(under_test), lambda _: None, silence_limit=silence_limit)
+    client = EngineClient(
+        _start_message(under_test),
+        lambda _: None,
+        limits=LivenessLimits(freeze_seconds=freeze_seconds),
+    )
     try:
         agreement = await asyncio.wait_for(client.start(), _TIMEOUT_SECONDS)
         prompt = prompt_of(9)

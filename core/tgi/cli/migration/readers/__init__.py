@@ -1,0 +1,1 @@
+"""Readers of commands and files that start TGI 3, for `tgi migrate`."""
