@@ -1,4 +1,4 @@
-"""`tgi inspect`, `tgi doctor`, `tgi migrate` and `tgi serve` give the same answer for a model."""
+"""`tgi inspect`, `tgi doctor`, `tgi migrate` and `tgi serve` give the same status of a model."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def folder(tmp_path, tiny_model):
     return shutil.copytree(tiny_model, tmp_path / "model")
 
 
-def answer(capsys, command, *words):
+def outcome(capsys, command, *words):
     """The exit code of a command and the problem that it reports, or an empty string."""
     code = main([command, *map(str, words)])
     printed = capsys.readouterr()
@@ -155,16 +155,16 @@ def refusal_of_serve(folder, *options):
 def check_same_refusal(capsys, folder, options, part):
     reason = refusal_of_serve(folder, *BACKEND, *options)
     assert part in reason
-    assert answer(capsys, "doctor", folder, *BACKEND, *options) == (1, reason)
+    assert outcome(capsys, "doctor", folder, *BACKEND, *options) == (1, reason)
     if not any(option.startswith(("--max", "--sharded")) for option in options):
-        assert answer(capsys, "inspect", folder, *BACKEND, *options) == (1, reason)
+        assert outcome(capsys, "inspect", folder, *BACKEND, *options) == (1, reason)
 
 
 @pytest.mark.parametrize("case", WHOLE)
 def test_every_command_accepts_a_model_that_starts(capsys, folder, tmp_path, case):
     WHOLE[case](folder)
-    assert answer(capsys, "inspect", folder, *BACKEND) == (0, "")
-    assert answer(capsys, "doctor", folder, *BACKEND) == (0, "")
+    assert outcome(capsys, "inspect", folder, *BACKEND) == (0, "")
+    assert outcome(capsys, "doctor", folder, *BACKEND) == (0, "")
     with running_server(folder, BACKEND[1], tmp_path / "log"):
         pass
 
@@ -186,6 +186,6 @@ def test_every_command_refuses_options_with_the_reason_of_the_server(capsys, fol
 def test_a_converted_command_names_the_reason_of_the_doctor(capsys, folder, case):
     change = WHOLE.get(case) or BROKEN[case][0]
     change(folder)
-    _, reason = answer(capsys, "doctor", folder)
+    _, reason = outcome(capsys, "doctor", folder)
     line = f"text-generation-launcher --model-id {shlex.quote(str(folder))}"
-    assert answer(capsys, "migrate", line) == (0, reason)
+    assert outcome(capsys, "migrate", line) == (0, reason)
