@@ -106,7 +106,7 @@ async def _serve(context: _Context, server: HttpServer, parts: AsyncExitStack) -
     check_descriptors()
     address, note = bind_address(options)
     if note:
-        display.log(note)
+        _logger.warning(note)
     port = context.environment.aip_http_port
     with bind(address, options.port if port is None else port) as listening:
         starting = asyncio.ensure_future(_start(context, server, parts))

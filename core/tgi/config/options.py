@@ -20,6 +20,10 @@ _MODEL, _HARDWARE, _LIMITS = "Model", "Hardware", "Limits"
 _SCHEDULING, _SERVER, _LOGS = "Scheduling", "Server", "Logs and telemetry"
 
 _U32 = 2**32 - 1
+_SEPARATE_STEPS = (
+    " It has an effect only on backends that compute prompts and decode rows in separate steps,"
+    " so not on `cpu`."
+)
 _NOT_YET = "this version does not implement it yet"
 _NO_SOCKETS = "each backend starts and connects its own ranks"
 
@@ -162,12 +166,14 @@ class ServeOptions:
     waiting_served_ratio: float = option(
         0.3,
         _SCHEDULING,
-        "Ratio of waiting to running requests at which decoding pauses for a prefill.",
+        "Ratio of waiting to running requests at which decoding pauses for a prefill."
+        + _SEPARATE_STEPS,
     )
     max_waiting_tokens: int = option(
         20,
         _SCHEDULING,
-        "Number of decode steps after which decoding pauses for waiting requests.",
+        "Number of decode steps after which decoding pauses for waiting requests."
+        + _SEPARATE_STEPS,
         minimum=0,
     )
     max_batch_prefill_tokens: int | None = option(

@@ -61,7 +61,7 @@ def _generation_paths(
     guarded = partial(PathRoute, error_response=error_response, api_key=state.config.api_key)
     model = "/v2/models/{model}/versions/{version}"
     return {
-        "/": guarded(post=native.generate_compatible, get=info.health),
+        "/": guarded(post=native.generate_compatible, get=info.root),
         "/generate": guarded(post=native.generate),
         "/generate_stream": guarded(post=native.generate_stream),
         "/tokenize": guarded(post=native.tokenize),
