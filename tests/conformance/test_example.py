@@ -20,6 +20,7 @@ import pytest
 from tests.core.house.sources import ROOT
 from tests.live_server import running_server
 from tgi.cli.new_backend import render_template
+from tgi.testing.tiny_models import write_tiny_model
 
 EXAMPLE = ROOT / "examples" / "tgi-backend-example"
 TUTORIAL = ROOT / "docs" / "writing-a-backend.md"
@@ -41,10 +42,15 @@ def install(source, site):
     subprocess.run([*command, "--target", str(site), str(source)], check=True)
 
 
+def python_path(site):
+    """The search path with the installed example before the modules under test."""
+    return os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+
+
 def environment(site):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": python_path(site),
         "PATH": path,
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
@@ -114,6 +120,7 @@ def test_the_example_passes_the_suite(example, tmp_path):
     assert {id_ for id_, status in results.items() if status == "not applicable"} == {
         *(
             "C-13",
+            "C-13b",
             "C-14a",
             "C-14b",
             "C-29",
@@ -136,9 +143,12 @@ def test_the_example_passes_the_suite(example, tmp_path):
     )
 
 
-def test_the_example_serves(example, tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(example[1]))
-    with running_server(tiny_model, "example", tmp_path / "server.log") as server:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_example_serves_checkpoints_of_every_dtype(dtype, example, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", python_path(example[1]))
+    model = tmp_path / "model"
+    write_tiny_model(model, dtype=dtype)
+    with running_server(model, "example", tmp_path / "server.log") as server:
         response = httpx.post(
             f"{server.url}/generate",
             json={"inputs": "The quick", "parameters": {"max_new_tokens": 5}},

@@ -6,6 +6,9 @@ import signal
 
 import pytest
 
+from tests.conformance.faults.accuracy import ACCURACY_FAULTS, HALF_CHECKS, HEALTHY_ACCURACY
+from tests.conformance.faults.at_borders import BORDER_FAULTS, HEALTHY_AT_BORDERS
+from tests.conformance.faults.cached import HALF
 from tests.conformance.faults.catalogue import FAULTS, HEALTHY
 from tests.conformance.faults.feature_wrappers import FaultyComplete
 from tests.conformance.faults.features import FEATURE_FAULTS
@@ -17,10 +20,12 @@ from tgi.testing.doubles.late_part import LatePart
 
 HEALTHY_LATE = FaultyComplete(wrap=LatePart)
 CHECKS = {check.id: check for check in ALL_CHECKS}
-ALL_FAULTS = FAULTS | FEATURE_FAULTS | OVERLAPPING_FAULTS
+ALL_FAULTS = FAULTS | FEATURE_FAULTS | OVERLAPPING_FAULTS | BORDER_FAULTS | ACCURACY_FAULTS
 HEALTHY_BACKENDS = (
     {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()}
     | {check_id: HEALTHY_LATE for _, check_id in OVERLAPPING_FAULTS.values()}
+    | HEALTHY_AT_BORDERS
+    | HEALTHY_ACCURACY
     | HEALTHY
 )
 
@@ -53,6 +58,12 @@ def test_without_a_fault_the_check_passes(check_id, make_backend_under_test):
     result = run_check(
         CHECKS[check_id], make_backend_under_test(HEALTHY_BACKENDS.get(check_id, FaultyBackend()))
     )
+    assert (result.status, result.message) == ("passed", "")
+
+
+@pytest.mark.parametrize("check_id", HALF_CHECKS)
+def test_a_backend_in_bfloat16_passes(check_id, make_backend_under_test):
+    result = run_check(CHECKS[check_id], make_backend_under_test(HALF))
     assert (result.status, result.message) == ("passed", "")
 
 

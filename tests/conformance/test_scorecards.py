@@ -72,4 +72,17 @@ def test_checks_are_numbered_once_and_graded():
 def test_a_level_requires_all_lower_levels(statuses, grade):
     checks = [Check(f"C-0{i}", name, "", lambda _: None) for i, name in enumerate(GRADES)]
     results = [Result(check, status) for check, status in zip(checks, statuses, strict=True)]
-    assert Scorecard("a", "p", "1", (1, 0), None, results).grade == grade
+    assert Scorecard("a", "p", "1", (1, 0), None, results, len(checks)).grade == grade
+
+
+@pytest.mark.parametrize("count", [1, 2, len(ALL_CHECKS) - 1])
+def test_a_partial_run_gives_no_level(count):
+    results = [Result(check, "passed") for check in ALL_CHECKS[:count]]
+    card = Scorecard("a", "p", "1", (1, 0), None, results, len(ALL_CHECKS))
+    assert card.grade == ""
+    assert f"only {count} of {len(ALL_CHECKS)} checks" in card.summary
+
+
+def test_one_check_repeated_is_not_a_complete_run():
+    results = [Result(ALL_CHECKS[0], "passed")] * len(ALL_CHECKS)
+    assert not Scorecard("a", "p", "1", (1, 0), None, results, len(ALL_CHECKS)).is_complete

@@ -10,6 +10,7 @@ from typing import final
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import psutil  # type: ignore[import-untyped] # it ships no types
 from jax.sharding import Mesh
 
@@ -21,6 +22,7 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     Agreement,
     BackendError,
+    Dtype,
     EngineConfig,
     GrammarMasks,
     ModelRunnerOutput,
@@ -130,6 +132,7 @@ class TpuPart:
             sampling_caps={"top_n_tokens": _MAX_TOP_N},
             memory=plan.memory,
             facts=self._facts(),
+            dtype=msgspec.convert(dtype, Dtype),
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:

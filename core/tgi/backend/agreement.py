@@ -19,6 +19,7 @@ __all__ = [
     "BackendOption",
     "CacheGroup",
     "DeviceInfo",
+    "Dtype",
     "EngineConfig",
     "Health",
     "Implementation",
@@ -29,6 +30,9 @@ __all__ = [
     "RequestedLimits",
     "Support",
 ]
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+"""The dtypes in which a worker can compute."""
 
 API_VERSION = (2, 0)
 """Version of the backend interface. A plugin is loaded only if its major version equals this major
@@ -251,6 +255,9 @@ class Agreement(Record, frozen=True):
     # Facts such as the dtype, the attention implementation and versions. `GET /info/backend`
     # returns these facts.
     facts: dict[str, str] = {}
+    # Dtype of the hidden vectors between the layers. The conformance suite derives the tolerance of
+    # its comparisons from this field. If the fact `dtype` is present, it has the same value.
+    dtype: Dtype = "float32"
 
     def has(self, feature: str) -> bool:
         """Whether `feature` was negotiated."""

@@ -79,7 +79,11 @@ def tgi_suite_run(
     config = request.config
     name: str | None = config.getoption("--tgi-backend")
     if name is None:
-        pytest.skip("no backend is named: pass --tgi-backend NAME")
+        pytest.fail(
+            "No backend is named, so no check of the conformance suite can run. Pass `--tgi-backend"
+            " NAME`, or add it to `addopts` in pyproject.toml.",
+            pytrace=False,
+        )
     run = SuiteRun(name, tmp_path_factory.mktemp("conformance"), config.getoption("--tgi-option"))
     config.stash[_RUN] = run
     yield run

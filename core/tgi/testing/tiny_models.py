@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tgi.architectures.registry import load_spec
 from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, stored_shape, tensor_shapes
+from tgi.testing.reference.operations import rounding_to
 
 __all__ = ["ENCODER_DECODERS", "FAMILIES", "write_tiny_model", "write_tokenizer"]
+
+_Float64Array = npt.NDArray[np.float64]
+_STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 EOS_TOKEN = "</s>"  # noqa: S105 - a token of the vocabulary, not a secret
 BOS_TOKEN = "<s>"  # noqa: S105
@@ -96,7 +100,7 @@ def write_tiny_model(
     """Write the files of a checkpoint to `path` and return its spec.
 
     The files are config.json, generation_config.json, model.safetensors and the tokenizer's files.
-    `overrides` are fields of config.json. `dtype` is the numpy name float32 or float16. The same
+    `overrides` are fields of config.json. `dtype` is float32, float16 or bfloat16. The same
     arguments always give the same bytes.
     """
     path.mkdir(parents=True, exist_ok=True)
@@ -117,11 +121,35 @@ def write_tiny_model(
     assert isinstance(spec, ModelSpec)
     generator = np.random.default_rng(seed)
     tensors = {
-        placement.name: _draw(placement, generator).astype(dtype)
-        for placement in placements(spec, _names(spec))
+        placement.name: _draw(placement, generator) for placement in placements(spec, _names(spec))
     }
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    _write_tensors(path / "model.safetensors", tensors, dtype)
     return spec
+
+
+def _write_tensors(path: Path, tensors: dict[str, _Float64Array], dtype: str) -> None:
+    """Write a safetensors file. The safetensors library needs a framework to write bfloat16."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = bytearray()
+    for name, tensor in sorted(tensors.items()):
+        encoded = _encoded(tensor, dtype)
+        offsets = [len(data), len(data) + len(encoded)]
+        header[name] = {
+            "dtype": _STORED_DTYPES[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": offsets,
+        }
+        data += encoded
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def _encoded(tensor: _Float64Array, dtype: str) -> bytes:
+    if dtype != "bfloat16":
+        return tensor.astype(dtype).tobytes()
+    rounded = rounding_to("bfloat16")(tensor.astype(np.float32))
+    return (rounded.view(np.uint32) >> 16).astype("<u2").tobytes()
 
 
 def _names(spec: ModelSpec) -> list[str]:
@@ -140,9 +168,7 @@ def _names(spec: ModelSpec) -> list[str]:
     return names
 
 
-def _draw(
-    placement: Placement, generator: np.random.Generator
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _draw(placement: Placement, generator: np.random.Generator) -> _Float64Array:
     """Draw matrices from N(0, 0.15), norm weights from 1 + N(0, 0.1) and biases from N(0, 0.1)."""
     shape = stored_shape(placement)
     drawn = generator.standard_normal(shape)

@@ -18,6 +18,7 @@ from tgi.backend.agreement import (
     SAMPLING_FIELDS,
     Agreement,
     CacheGroup,
+    Dtype,
     KVCachePlan,
     Limits,
     MemoryItem,
@@ -103,6 +104,7 @@ class AdapterPlan:
     sampling: tuple[str, ...] = tuple(sorted(SAMPLING_FIELDS))
     sampling_caps: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    dtype: Dtype = "float32"  # of the hidden vectors between the layers
 
 
 @final
@@ -159,7 +161,8 @@ class AdapterPart:
             sampling=plan.sampling,
             sampling_caps=plan.sampling_caps,
             memory=(MemoryItem("KV cache", 0, f"{kv_cache.max_batch_total_tokens} tokens"),),
-            facts=plan.facts,
+            facts={"dtype": plan.dtype, **plan.facts},
+            dtype=plan.dtype,
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar, final
 
+import numpy as np
+import numpy.typing as npt
+
 from tgi.architectures.checkpoint import (
     StoredTensor,
     read_header,
@@ -19,9 +22,14 @@ from tgi.architectures.checkpoint import (
 )
 from tgi.backend.errors import ModelError
 
-__all__ = ["MappedTensor", "SafetensorsFile", "close_files", "map_checkpoint"]
+__all__ = ["MappedTensor", "SafetensorsFile", "close_files", "float32_array", "map_checkpoint"]
 
 Dtype = TypeVar("Dtype")
+
+_NUMPY_DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
+    {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+)
+_BFLOAT16_SHIFT = 16  # bfloat16 is the upper half of float32
 
 
 @final
@@ -76,6 +84,20 @@ class MappedTensor:
                 "Use a checkpoint that is not quantized.",
             )
         return dtypes[stored.dtype]
+
+
+def float32_array(tensor: MappedTensor) -> npt.NDArray[np.float32]:
+    """Return a copy of the tensor in float32. Raises `ModelError` if the dtype is not a
+    floating-point dtype.
+
+    numpy has no bfloat16, so the bits of a bfloat16 tensor are shifted into float32.
+    """
+    stored, dtype = tensor.stored, tensor.dtype_of(_NUMPY_DTYPES)
+    data = np.frombuffer(tensor.file.mapping, np.uint8, stored.num_bytes, stored.start)
+    values = data.view(dtype).reshape(stored.shape)
+    if stored.dtype == "BF16":
+        return (values.astype(np.uint32) << _BFLOAT16_SHIFT).view(np.float32)
+    return values.astype(np.float32)
 
 
 def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:

@@ -95,14 +95,18 @@ def apply_penalties(
         scores[green] += params.watermark_delta
     for token, bias in params.logit_bias:
         scores[token] += bias
-    for token in np.unique(context):
+    used = np.unique(context if params.repetition_penalty != 1 else context[:0])
+    for token in used:
         penalty = params.repetition_penalty
         scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
-    for token in np.unique(context):
+    used = np.unique(context if params.relative_frequency_penalty else context[:0])
+    for token in used:
         scores[token] -= (
             params.relative_frequency_penalty * np.count_nonzero(context == token) / len(context)
         )
-    for token in np.unique(output):
+    is_penalized = params.frequency_penalty or params.presence_penalty
+    used = np.unique(output if is_penalized else output[:0])
+    for token in used:
         scores[token] -= params.frequency_penalty * np.count_nonzero(output == token)
         scores[token] -= params.presence_penalty
     return scores
@@ -146,11 +150,13 @@ def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
     order of id. All tokens with the same logprob as the last of these tokens are included too.
     Tokens with a logprob of -inf are omitted.
     """
-    order = np.argsort(-logprobs, kind="stable")
-    last = logprobs[order[min(count, len(order)) - 1]] if count > 0 else np.inf
-    return tuple(
-        (int(i), float(logprobs[i])) for i in order if logprobs[i] >= last and logprobs[i] > -np.inf
-    )
+    if count <= 0:
+        return ()
+    place = max(len(logprobs) - count, 0)
+    last = np.partition(logprobs, place)[place]
+    kept = np.flatnonzero((logprobs >= last) & (logprobs > -np.inf))
+    order = kept[np.argsort(-logprobs[kept], kind="stable")]
+    return tuple((int(i), float(logprobs[i])) for i in order)
 
 
 def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Run the conformance suite on this backend: `pytest --tgi-backend example`."""
+"""Run the conformance suite on this backend: `pytest`."""
 
 from tgi.testing.conformance.suite import test_conformance
 

@@ -35,7 +35,7 @@ _PLAN = AdapterPlan(
     max_sequences=32,
     max_step_tokens=512,
     max_cache_tokens=16384,
-    facts={"dtype": "float32", "attention": "numpy"},
+    facts={"attention": "numpy"},
 )
 
 

@@ -7,14 +7,12 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from tgi.architectures import MLP, Attention, ModelSpec, Norm
 from tgi.architectures.rope import inverse_frequencies
 from tgi.architectures.weight_map import placements, split
-from tgi.backend import ModelError
 from tgi.worker.adapter import ForwardBatch, Progress
+from tgi.worker.safetensors_file import close_files, float32_array, map_checkpoint
 
 __all__ = ["ExampleModel"]
 
@@ -41,29 +39,18 @@ class ExampleModel:
         return self._spec.vocab_size
 
     def load(self, progress: Progress) -> None:
-        """Read all safetensors files of the model. Raises `ModelError` with the name of a file or
-        tensor that cannot be used.
+        """Read the weights in float32. Raises `ModelError` with the name of a file or tensor that
+        cannot be used.
         """
-        tensors: dict[str, Array] = {}
-        files = sorted(self._path.glob("*.safetensors"))
-        for done, file in enumerate(files, 1):
-            try:
-                tensors |= load_file(file)
-            except (SafetensorError, OSError) as error:
-                raise ModelError(
-                    f"The weight file `{file}` cannot be read: {error}.", "Download it again."
-                ) from error
-            progress(done, len(files))
-        for placement in placements(self._spec, tensors):
-            if tensors[placement.name].dtype.kind == "i":
-                raise ModelError(
-                    f"The tensor `{placement.name}` contains integers.",
-                    "Choose a checkpoint that is not quantized.",
-                )
-            pieces = split(tensors[placement.name], placement, self._spec)
-            self._weights |= {
-                parameter: np.asarray(piece, np.float32) for parameter, piece in pieces.items()
-            }
+        tensors = map_checkpoint(self._path)
+        try:
+            placed = placements(self._spec, tensors)
+            for done, placement in enumerate(placed, 1):
+                array = float32_array(tensors[placement.name])
+                self._weights |= split(array, placement, self._spec)
+                progress(done, len(placed))
+        finally:
+            close_files(tensors)
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
         """Allocate memory for the keys and values of `num_slots` tokens."""

@@ -29,8 +29,8 @@ class FaultyNetwork:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def logits(self, new, tokens, encoder_tokens):
-        return self.inner.logits(self.change_new(new, len(tokens)), tokens, encoder_tokens)
+    def logits(self, new, tokens, encoder_tokens, first=0):
+        return self.inner.logits(self.change_new(new, len(tokens)), tokens, encoder_tokens, first)
 
     def hidden(self, new, tokens):
         return self.change_hidden(self.inner.hidden(new, tokens))

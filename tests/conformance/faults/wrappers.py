@@ -97,6 +97,7 @@ class FaultyBackend:
     methods: dict = field(default_factory=dict)
     reporter: Callable = lambda reporter: reporter
     plan: AdapterPlan = PLAN
+    make_model: Callable = ReferenceModel
     # Changes the config for which the reference is asked whether it supports it.
     change_config: Callable = lambda config: config
     change_for: Callable | None = None  # returns the backend that makes the worker, by config
@@ -116,7 +117,7 @@ class FaultyBackend:
     def create_worker(self, config, reporter):
         if self.change_for is not None:
             return self.change_for(config).create_worker(config, reporter)
-        reference = ReferenceModel(self.change_spec(config.spec), Path(config.model_path))
+        reference = self.make_model(self.change_spec(config.spec), Path(config.model_path))
         model = FaultyModel(reference, **self.model())
         return FaultyWorker(
             adapter_worker(model, self.plan, self.reporter(reporter)), self.worker()

@@ -21,6 +21,7 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     Agreement,
     BackendError,
+    Dtype,
     EngineConfig,
     Limits,
     ModelRunnerOutput,
@@ -186,6 +187,7 @@ class TorchPart:
                 **self._device.facts,
                 **self._facts(),
             },
+            dtype=msgspec.convert(dtype, Dtype),
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:

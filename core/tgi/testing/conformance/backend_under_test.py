@@ -25,14 +25,27 @@ from tgi.testing.conformance.models import TinyModel, TinyModels
 from tgi.testing.conformance.require import require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
-__all__ = ["BackendUnderTest", "RecordingReporter", "prompt_of", "start"]
+__all__ = [
+    "REQUESTED",
+    "REQUESTED_LARGE",
+    "BackendUnderTest",
+    "RecordingReporter",
+    "prompt_of",
+    "start",
+]
 
+_FIRST_STEP_ID = 1 << 32  # of the large model, as after a long run
 REQUESTED = RequestedLimits(
     max_total_tokens=128,
     max_concurrent_requests=8,
     model_max_total_tokens=512,
     features=tuple(sorted(FEATURES)),
 )
+
+REQUESTED_LARGE = RequestedLimits(
+    max_concurrent_requests=64, model_max_total_tokens=1024, features=REQUESTED.features
+)
+"""The request that leaves most limits to the backend, as `tgi serve` does without options."""
 
 
 @final
@@ -80,6 +93,7 @@ class BackendUnderTest:
         self.reporter = RecordingReporter()  # the reporter of the shared worker
         self._options = options or {}
         self._core: ScriptedCore | None = None
+        self._large: ScriptedCore | None = None
 
     @property
     def options(self) -> dict[str, str]:
@@ -118,6 +132,16 @@ class BackendUnderTest:
         core.clear()
         return core
 
+    def large_core(self) -> ScriptedCore:
+        """Return a core with the shared worker for the large model, whose limits the backend chose.
+        The core has no sequences.
+        """
+        if self._large is None:
+            self._large = start(self.worker(self.models.large()), REQUESTED_LARGE)
+            self._large.step_id = _FIRST_STEP_ID
+        self._large.clear()
+        return self._large
+
     @contextlib.contextmanager
     def serving(
         self,
@@ -144,12 +168,13 @@ class BackendUnderTest:
         return self.backend.supports(model.spec, self.config(model, **changes)).status != "no"
 
     def discard(self) -> None:
-        """Close the shared worker, because the state of a worker is unknown after a failed
+        """Close the shared workers, because the state of a worker is unknown after a failed
         check.
         """
-        core, self._core = self._core, None
-        if core is not None:
-            core.worker.close()
+        cores, self._core, self._large = (self._core, self._large), None, None
+        for core in cores:
+            if core is not None:
+                core.worker.close()
 
     def _kept(self) -> ScriptedCore:
         if self._core is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from tgi.backend import Agreement, Float32Array
 from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 from tgi.testing.conformance.models import TinyModel
-from tgi.testing.conformance.require import require
+from tgi.testing.conformance.require import CheckFailedError, require
 from tgi.worker.sampling import (
     SampledToken,
     apply_penalties,
@@ -26,15 +25,18 @@ from tgi.worker.sampling import (
     sample_row,
 )
 
-__all__ = ["check_sequence", "check_sequences", "tolerance_of"]
+__all__ = ["allowance_of", "check_sequence", "check_sequences"]
 
-_TOLERANCES = MappingProxyType({"float32": 2e-4, "float16": 1e-2, "bfloat16": 6e-2})
 _NUM_VARIANTS = 24
+_LEAST_ALLOWANCE = 1e-3
 
 
-def tolerance_of(agreement: Agreement) -> float:
-    """The maximum error of a tiny model's logits in the backend's dtype (`facts["dtype"]`)."""
-    return _TOLERANCES.get(agreement.facts.get("dtype", ""), _TOLERANCES["float32"])
+def allowance_of(model: TinyModel, agreement: Agreement) -> float:
+    """Return the maximum error of a log probability in the backend's dtype.
+
+    If no logit has an error above e, no log probability has an error above 2 e.
+    """
+    return max(_LEAST_ALLOWANCE, 2 * model.tolerance(agreement.dtype))
 
 
 def check_sequences(
@@ -50,29 +52,40 @@ def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreemen
 
     Raises `CheckFailedError` at the first difference.
     """
-    require(
-        not sequence.error,
-        f"a sequence of {len(sequence.prompt)} prompt tokens failed: {sequence.error}",
-    )
-    tolerance = tolerance_of(agreement)
+    try:
+        _compare(model, sequence, agreement)
+    except CheckFailedError as difference:
+        raise CheckFailedError(f"{difference} ({sequence.description})") from None
+
+
+def _compare(model: TinyModel, sequence: LiveSequence, agreement: Agreement) -> None:
+    require(not sequence.error, f"the sequence failed: {sequence.error}")
+    tolerance, allowance = model.tolerance(agreement.dtype), allowance_of(model, agreement)
     known = (
         sequence.tokens[: max(1, len(sequence.tokens) - 1)] if sequence.output else sequence.prompt
     )
-    logits = model.logits(known, sequence.encoder_tokens, sequence.media)
-    _check_prompt_scores(sequence, logits, agreement, tolerance)
+    # The logits of the prompt are compared only if prompt scores were requested.
+    first = 0 if sequence.sampling.prompt_logprobs else len(sequence.prompt) - 1
+    first += 0 if sequence.sampling.prompt_logprobs else sequence.num_given
+    first = min(first, len(known) - 1)
+    logits = model.logits(known, sequence.encoder_tokens, sequence.media, first=first)
+    _check_prompt_scores(sequence, logits, agreement, allowance)
     for index in range(sequence.num_given, len(sequence.output)):
         before = _as_of(sequence, index)
-        row = logits[len(sequence.prompt) + index - 1]
+        row = logits[len(sequence.prompt) + index - 1 - first]
         expected = _reference(row, before)
         token, place = sequence.output[index], index - sequence.num_given
+        where = sequence.place_of(index)
         if token != expected.token_id:
-            where = f"output token {index} after a prompt of {len(sequence.prompt)} tokens"
             require(
                 token in _near(row, before, tolerance),
                 f"{where} is {token}, but the reference chose {expected.token_id}",
             )
         if sequence.sampling.logprobs != "none":
-            _check_logprobs(sequence, place, row, before, tolerance)
+            try:
+                _check_logprobs(sequence, place, row, before, allowance)
+            except CheckFailedError as difference:
+                raise CheckFailedError(f"{where}: {difference}") from None
 
 
 def _as_of(sequence: LiveSequence, index: int) -> LiveSequence:
@@ -131,7 +144,7 @@ def _near(row: Float32Array, before: LiveSequence, tolerance: float) -> set[int]
 
 
 def _check_logprobs(
-    sequence: LiveSequence, place: int, row: Float32Array, before: LiveSequence, tolerance: float
+    sequence: LiveSequence, place: int, row: Float32Array, before: LiveSequence, allowance: float
 ) -> None:
     scores = row.astype(np.float64)
     if sequence.sampling.logprobs == "processed":
@@ -143,7 +156,7 @@ def _check_logprobs(
     token, actual = sequence.output[sequence.num_given + place], sequence.logprobs[place]
     # A low temperature amplifies errors. A token that top-k, top-p or typical sampling barely keeps
     # in the backend may have no probability in the reference.
-    allowance = 10 * tolerance * max(1.0, 1 / before.sampling.temperature)
+    allowance *= max(1.0, 1 / before.sampling.temperature)
     is_near = math.isinf(expected[token]) or abs(actual - expected[token]) <= allowance
     require(
         is_near,
@@ -184,7 +197,7 @@ def _check_tops(
 
 
 def _check_prompt_scores(
-    sequence: LiveSequence, logits: Float32Array, agreement: Agreement, tolerance: float
+    sequence: LiveSequence, logits: Float32Array, agreement: Agreement, allowance: float
 ) -> None:
     if not sequence.sampling.prompt_logprobs or not agreement.has("prompt_logprobs"):
         require(not sequence.prompt_scores, "there are prompt scores that were not requested")
@@ -197,7 +210,7 @@ def _check_prompt_scores(
     for position in positions:
         expected = log_softmax(logits[position - 1].astype(np.float64))[sequence.prompt[position]]
         actual = sequence.prompt_scores[position]
-        is_near = abs(actual - expected) <= 10 * tolerance
+        is_near = abs(actual - expected) <= allowance
         require(
             is_near,
             f"prompt score {position} is {actual:.5f}, but the reference has {expected:.5f}",

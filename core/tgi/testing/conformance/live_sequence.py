@@ -15,6 +15,8 @@ from tgi.scheduler.draw import uniform_draws
 
 __all__ = ["Drafter", "LiveSequence", "draw_of"]
 
+_MOST_SHOWN = 12
+
 Drafter: TypeAlias = "Callable[[LiveSequence], list[int]]"
 
 
@@ -48,6 +50,10 @@ class LiveSequence:
     pooled: Float32Array | None = None
     max_tokens: int = 1  # maximum number of tokens that a decode row may sample
     drafter: Drafter | None = None  # proposes draft tokens for decode rows
+    # Where each output token after output[:num_given] was sampled: (step, row, rows of the step).
+    places: list[tuple[int, int, int]] = field(default_factory=list)
+    # Number of tokens of each row that computed a part of the sequence's introduced tokens.
+    chunks: list[int] = field(default_factory=list)
     draw: float | None = None  # for the next token, in place of the draw from the seed
 
     @property
@@ -70,6 +76,26 @@ class LiveSequence:
         mask.
         """
         return self.allowed[index % len(self.allowed)] if self.allowed else None
+
+    @property
+    def description(self) -> str:
+        """The data with which the sequence can be built again, for messages."""
+        shown = ", ".join(map(str, self.prompt[:_MOST_SHOWN]))
+        more = ", …" if len(self.prompt) > _MOST_SHOWN else ""
+        chunks = " + ".join(map(str, self.chunks[:_MOST_SHOWN])) or "none"
+        chunks += " + …" if len(self.chunks) > _MOST_SHOWN else ""
+        return (
+            f"prompt of {len(self.prompt)} tokens [{shown}{more}], computed in chunks of {chunks};"
+            f" {self.num_given} output tokens given; seed {self.seed}; handle {self.handle}"
+        )
+
+    def place_of(self, index: int) -> str:
+        """Describe the row that sampled output token `index`, for messages."""
+        place = index - self.num_given
+        if not 0 <= place < len(self.places):
+            return f"output token {index}"
+        step, row, num_rows = self.places[place]
+        return f"output token {index}, row {row} of a batch of {num_rows} in step {step}"
 
     @property
     def num_left(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -12,15 +13,37 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from tgi.architectures import ModelSpec
-from tgi.backend import Float32Array, MediaInput, Pooling
+from tgi.backend import Dtype, Float32Array, MediaInput, Pooling
 from tgi.testing.reference.model import Weights, reference_hidden, reference_logits
 from tgi.testing.reference.network import pool
+from tgi.testing.reference.operations import rounding_to
 from tgi.testing.reference.weights import read_weights, tensor_names
 from tgi.testing.tiny_adapters import merge_adapter, read_adapter, write_adapter
 from tgi.testing.tiny_images import image_vectors, read_projector, write_projector
 from tgi.testing.tiny_models import write_tiny_model
 
-__all__ = ["TinyModel", "TinyModels"]
+__all__ = ["LARGE", "TinyModel", "TinyModels"]
+
+LARGE: Mapping[str, Any] = MappingProxyType(
+    {
+        "vocab_size": 70_000,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+        "max_position_embeddings": 4096,
+    }
+)
+"""The sizes of the large model. The vocabulary does not fit into 16 bits."""
+
+_FLOAT32_TOLERANCE = 2e-4
+_ROUNDING_FACTOR = 8.0
+"""Maximum error of a logit in 16 bits, in root mean square errors of the reference in 16 bits. Of
+10,000 logits with normally distributed errors, the largest error is about 4 of them.
+"""
+
+_TOLERANCE_TOKENS = 64  # length of the text that the reference computes in 16 bits
+_MOST_CACHED_LOGITS = 1 << 22
 
 
 @final
@@ -33,15 +56,21 @@ class TinyModel:
         self.weights: Weights = read_weights(spec, path)
         self._projector = read_projector(path)
         self._logits: dict[tuple[object, ...], Float32Array] = {}
+        self._tolerances: dict[Dtype, float] = {"float32": _FLOAT32_TOLERANCE}
 
     def logits(
         self,
         token_ids: Sequence[int],
         encoder_tokens: Sequence[int] = (),
         media: Sequence[MediaInput] = (),
+        *,
+        first: int = 0,
     ) -> Float32Array:
-        """Compute the logits after each token, float32 [T, vocab_size]."""
+        """Compute the logits after token `first` and each later token, float32
+        [T - first, vocab_size].
+        """
         key = (
+            first,
             *token_ids,
             None,
             *encoder_tokens,
@@ -57,10 +86,32 @@ class TinyModel:
                 for position, vector in vectors.items()
                 if position < len(token_ids)
             }
-            self._logits[key] = reference_logits(
-                self.spec, self.weights, token_ids, encoder_tokens, vectors
+            logits = reference_logits(
+                self.spec, self.weights, token_ids, encoder_tokens, vectors, first=first
             )
+            if logits.size > _MOST_CACHED_LOGITS:
+                return logits
+            self._logits[key] = logits
         return self._logits[key]
+
+    def tolerance(self, dtype: Dtype) -> float:
+        """Return the maximum error of a logit in this dtype.
+
+        A dtype of 16 bits loses accuracy at every layer. A run of the reference in this dtype shows
+        the loss, and the tolerance is a multiple of it.
+        """
+        if dtype not in self._tolerances:
+            tokens = np.random.default_rng(0).integers(4, 300, _TOLERANCE_TOKENS).tolist()
+            encoder_tokens = tokens if len(self.spec.stacks) > 1 else ()
+            exact = reference_logits(self.spec, self.weights, tokens, encoder_tokens)
+            rounding = rounding_to(dtype)
+            weights = {name: rounding(array) for name, array in self.weights.items()}
+            rounded = reference_logits(
+                self.spec, weights, tokens, encoder_tokens, rounding=rounding
+            )
+            error = float(np.sqrt(np.nanmean(np.square(rounded - exact))))
+            self._tolerances[dtype] = max(_FLOAT32_TOLERANCE, _ROUNDING_FACTOR * error)
+        return self._tolerances[dtype]
 
     def pooled(self, token_ids: Sequence[int], pooling: Pooling) -> Float32Array:
         """Compute the pooled vector of a text, float32 [hidden_size]."""
@@ -96,7 +147,7 @@ class TinyModels:
         self._models: dict[str, TinyModel] = {}
 
     def get(self, family: str = "llama", **overrides: Any) -> TinyModel:  # noqa: ANN401 - fields of config.json
-        """Return a model of `family`. `overrides` are fields of config.json."""
+        """Return a model of `family`. `overrides` are `dtype` and fields of config.json."""
         key = json.dumps([family, overrides], sort_keys=True)
         if key not in self._models:
             path = self._folder / f"model-{len(self._models)}"
@@ -115,6 +166,18 @@ class TinyModels:
             tensors["lm_head.weight"] = np.eye(hidden, dtype=np.float32)[np.arange(rows) % hidden]
 
         return self._edited("tied", edit)
+
+    def large(self) -> TinyModel:
+        """A model with a large vocabulary, large heads and many layers."""
+        return self.get("llama", **LARGE)
+
+    def flat(self) -> TinyModel:
+        """A model in which every token has the logit 0 after every text."""
+
+        def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+            tensors["lm_head.weight"][:] = 0
+
+        return self._edited("flat", edit)
 
     def poisoned(self, token: int | None) -> TinyModel:
         """Return a model in which only the embedding of `token` is NaN. If `token` is None, the

@@ -33,6 +33,6 @@ def run_checks(
     for check in checks:
         results.append(run_check(check, under_test))
         on_result(results[-1])
-    scorecard = Scorecard.of(under_test, results)
+    scorecard = Scorecard.of(under_test, results, len(ALL_CHECKS))
     under_test.discard()
     return scorecard

@@ -24,6 +24,7 @@ from tgi.testing.step_rules import StepRules
 __all__ = ["ScheduledRun"]
 
 _MAX_STEPS = 10_000
+_PREFIX = "request-"  # of the ids of requests
 
 
 @final
@@ -39,6 +40,7 @@ class ScheduledRun:
         self._rules = StepRules(agreement)
         self._in_flight: deque[SchedulerOutput] = deque()
         self._sequences: dict[int, LiveSequence] = {}
+        self._numbers: dict[int, int] = {}  # of the sequences, by handle
         self._next_id = 0
         self.ended: list[LiveSequence] = []
 
@@ -59,7 +61,7 @@ class ScheduledRun:
         number = self._next_id
         self._next_id += 1
         self._sequences[number] = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
-        request = Request(f"request-{number}", list(prompt), sampling, seed, max_new_tokens)
+        request = Request(f"{_PREFIX}{number}", list(prompt), sampling, seed, max_new_tokens)
         refused = self._scheduler.add(number, request)
         require(refused is None, f"the scheduler rejected a sequence of the suite: {refused}")
 
@@ -78,6 +80,7 @@ class ScheduledRun:
             self._rules.submit(step)
             self._worker.submit(step)
             self._in_flight.append(step)
+            self._note(step)
         if self._in_flight:
             self._collect()
 
@@ -100,6 +103,20 @@ class ScheduledRun:
         check_output(step, output, self._agreement)
         for update in self._scheduler.update(output):
             self._receive(update)
+
+    def _note(self, step: SchedulerOutput) -> None:
+        """Note the rows of each sequence, so that messages can describe the sequence."""
+        for new in step.added:
+            number = int(new.request_id.removeprefix(_PREFIX))
+            self._numbers[new.sequence] = number
+        for row, handle in enumerate(step.rows.sequence.tolist()):
+            sequence = self._sequences.get(self._numbers[handle])
+            if sequence is None:
+                continue  # it was aborted
+            if step.rows.start[row] < len(sequence.prompt):
+                sequence.chunks.append(int(step.rows.count[row]))
+            if step.rows.sample[row]:
+                sequence.places.append((step.step_id, row, step.rows.num_rows))
 
     def _receive(self, update: SequenceOutput) -> None:
         sequence = self._sequences[update.sequence_id]

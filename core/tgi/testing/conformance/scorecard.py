@@ -18,9 +18,9 @@ from tgi.testing.conformance.check import GRADES, Result
 __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
 
-_FACTS = ("dtype", "platform")
-"""Facts of the negotiation that the record contains: the dtype, and the platform if it is not the
-backend's main platform.
+_FACTS = ("platform",)
+"""Facts of the negotiation that the record contains besides the dtype: the platform if it is not
+the backend's main platform.
 """
 
 
@@ -65,16 +65,27 @@ class Scorecard:
     api: tuple[int, int]
     agreement: Agreement | None
     results: Sequence[Result]
+    num_checks: int  # of the suite; fewer results are those of a partial run
 
     @classmethod
-    def of(cls, under_test: BackendUnderTest, results: Sequence[Result]) -> Scorecard:
-        """Build the scorecard of a run."""
+    def of(
+        cls, under_test: BackendUnderTest, results: Sequence[Result], num_checks: int
+    ) -> Scorecard:
+        """Build the scorecard of a run. `num_checks` is the number of checks of the suite."""
         info = under_test.backend.info
         try:
             agreement = under_test.agreement()
         except (TgiError, AssertionError):
             agreement = None
-        return cls(under_test.name, info.package, info.version, info.api, agreement, results)
+        return cls(
+            under_test.name,
+            info.package,
+            info.version,
+            info.api,
+            agreement,
+            results,
+            num_checks,
+        )
 
     @property
     def failed(self) -> Sequence[Result]:
@@ -82,12 +93,20 @@ class Scorecard:
         return [result for result in self.results if result.status == "failed"]
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all checks of the suite ran."""
+        return len({result.check.id for result in self.results}) >= self.num_checks
+
+    @property
     def grade(self) -> str:
         """The highest conformance level such that no check of this level or a lower level failed.
 
-        Checks of features do not affect the level. The string is empty if no level was reached.
+        Checks of features do not affect the level. The string is empty if no level was reached, or
+        if only a part of the checks ran.
         """
         reached = ""
+        if not self.is_complete:
+            return reached
         for grade in GRADES[:-1]:
             own = [result for result in self.results if result.check.grade == grade]
             if any(result.status == "failed" for result in own):
@@ -113,9 +132,13 @@ class Scorecard:
             for status in ("passed", "failed", "not applicable")
         }
         features = ", ".join(self.features) or "none"
+        level = f"conformance level {self.grade or 'none'}"
+        if not self.is_complete:
+            level = f"no conformance level, because only {len(self.results)} of"
+            level += f" {self.num_checks} checks ran"
         return (
             f"{self.name} ({self.package} {self.version}, interface {self.api[0]}.{self.api[1]}):"
-            f" conformance level {self.grade or 'none'}; features: {features};"
+            f" {level}; features: {features};"
             f" {', '.join(f'{count} {status}' for status, count in counts.items())}"
         )
 
@@ -153,7 +176,8 @@ class Scorecard:
             facts=(
                 {}
                 if agreement is None
-                else {key: agreement.facts[key] for key in _FACTS if key in agreement.facts}
+                else {"dtype": agreement.dtype}
+                | {key: agreement.facts[key] for key in _FACTS if key in agreement.facts}
             ),
             results=tuple(
                 ResultRow(

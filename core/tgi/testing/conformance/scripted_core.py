@@ -67,7 +67,7 @@ class ScriptedCore:
         self.mask_mode: Literal["inline", "late"] = "inline"
         self._late_masks: dict[int, GrammarMasks] = {}  # masks that were not sent yet, by step id
         self._dropped: list[int] = []
-        self._step_id = 0
+        self.step_id = 0  # of the next step
 
     def add(
         self,
@@ -91,12 +91,11 @@ class ScriptedCore:
         if blocks:
             self.free_blocks = [block for block in self.free_blocks if block not in blocks]
         sequence_slot = self.free_slots.pop() if self.free_slots else -1
-        sampling = sampling or SamplingParams()
         sequence = LiveSequence(
             handle,
             list(prompt),
             list(output),
-            sampling,
+            sampling or SamplingParams(),
             seed,
             list(blocks),
             sequence_slot,
@@ -219,7 +218,7 @@ class ScriptedCore:
         return self._step(
             added,
             arrays.rows(list(work), self.agreement),
-            arrays.masks(self._step_id, self.agreement.vocab_size),
+            arrays.masks(self.step_id, self.agreement.vocab_size),
         )
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
@@ -273,7 +272,8 @@ class ScriptedCore:
         require(bool(result.message), f"`{request.name}` was rejected without a reason")
 
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
-        counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
+        handles = step.rows.sequence.tolist()
+        counts = dict(zip(handles, step.rows.count.tolist(), strict=True))
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]
             num_chosen = int(output.token_ptr[row + 1] - output.token_ptr[row])
@@ -281,6 +281,7 @@ class ScriptedCore:
             for index in range(output.token_ptr[row], output.token_ptr[row + 1]):
                 sequence.output.append(int(output.tokens[index]))
                 sequence.logprobs.append(float(output.logprobs[index]))
+                sequence.places.append((step.step_id, handles.index(handle), len(handles)))
                 first, last = (
                     output.top_ptr[index : index + 2].tolist() if len(output.top_ptr) else (0, 0)
                 )
@@ -373,12 +374,12 @@ class ScriptedCore:
         """Build the next step, encode it and decode it."""
         mask = "none" if masks is None else self.mask_mode
         if mask == "late" and masks is not None:
-            self._late_masks[self._step_id] = masks
+            self._late_masks[self.step_id] = masks
         inline = masks if mask == "inline" else None
         step = SchedulerOutput(
-            self._step_id, self._dropped, added, rows, *self._copies(), mask, inline
+            self.step_id, self._dropped, added, rows, *self._copies(), mask, inline
         )
-        self._step_id += 1
+        self.step_id += 1
         self._dropped = []
         return decode(SchedulerOutput, encode(step))
 
@@ -386,10 +387,9 @@ class ScriptedCore:
         copies, self.copies = self.copies, []
         if not copies:
             return [], []
-        source, target = (
-            [np.array(side, np.int32)] * len(self.agreement.kv_cache.groups)
-            for side in zip(*copies, strict=True)
-        )
+        num_groups = len(self.agreement.kv_cache.groups)
+        sides = zip(*copies, strict=True)
+        source, target = ([np.array(side, np.int32)] * num_groups for side in sides)
         return source, target
 
 

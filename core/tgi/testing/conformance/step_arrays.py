@@ -47,6 +47,8 @@ class StepArrays:
         the sequence as sent.
         """
         row, start = len(self._starts), sequence.num_computed_tokens
+        if start < sequence.num_introduced_tokens:
+            sequence.chunks.append(count)
         self._new_blocks += sequence.blocks[sequence.num_sent_blocks :]
         sequence.num_sent_blocks = len(sequence.blocks)
         self._new_block_ptr.append(len(self._new_blocks))

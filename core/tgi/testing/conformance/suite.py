@@ -34,7 +34,7 @@ class SuiteRun:
 
     def close(self, json_path: str | None) -> None:
         """Build the scorecard and close the backend."""
-        scorecard = Scorecard.of(self._under_test, self._results)
+        scorecard = Scorecard.of(self._under_test, self._results, len(ALL_CHECKS))
         self._under_test.discard()
         self.summary = scorecard.summary
         if json_path is not None:

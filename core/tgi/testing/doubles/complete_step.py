@@ -116,22 +116,25 @@ def _run_row(
             result.pooled.append(PooledVector(new.sequence, pool(hidden, new.pooling)))
         return 0
 
+    is_row_scored = is_scored(state, row.start)
+    first = row.start if is_row_scored else row.end - 1
+
     def logits(num_tokens: int) -> Float32Array:
         encoder_tokens = new.encoder_tokens
         if network.has_encoder:
             encoder_tokens = encoder_cache.read(new.block_tables[1], len(encoder_tokens))
-        return network.logits(new, cache.read(row.block_table, num_tokens), encoder_tokens)
+        return network.logits(new, cache.read(row.block_table, num_tokens), encoder_tokens, first)
 
     cache.write(row.block_table, row.end, row.draft_tokens)
     known = logits(row.end + len(row.draft_tokens))
-    if is_scored(state, row.start):
-        result.scores += prompt_scores(
-            state, row.start, len(row.tokens), known[row.start : row.end]
-        )
+    if is_row_scored:
+        result.scores += prompt_scores(state, row.start, len(row.tokens), known[: len(row.tokens)])
     for place, draw in enumerate(row.draws if row.is_sampled else ()):
         mask = row.masks[place] if row.masks else None
         length = row.end + place
-        token = result.sample(row.number, state, length, known[length - 1], draw=draw, allowed=mask)
+        token = result.sample(
+            row.number, state, length, known[length - 1 - first], draw=draw, allowed=mask
+        )
         if token is None:
             return place
         if place + 1 == len(row.draws):

@@ -48,7 +48,7 @@ _PLAN = AdapterPlan(
     max_sequences=64,
     max_step_tokens=1024,
     max_cache_tokens=1 << 15,
-    facts={"dtype": "float32", "attention": "numpy reference"},
+    facts={"attention": "numpy reference"},
 )
 
 
@@ -86,10 +86,11 @@ class ReferenceModel:
             first, last = batch.cu_seqlens_q[row : row + 2]
             own = (batch.logits_indices >= first) & (batch.logits_indices < last)
             if own.any():
-                sequence = reference_logits(
-                    self._spec, self._weights, self._slots[batch.context_slots(row)].tolist()
-                )
-                logits[own] = sequence[batch.positions[batch.logits_indices[own]]]
+                wanted = batch.positions[batch.logits_indices[own]]
+                start = int(wanted.min())
+                tokens = self._slots[batch.context_slots(row)].tolist()
+                sequence = reference_logits(self._spec, self._weights, tokens, first=start)
+                logits[own] = sequence[wanted - start]
         return logits
 
     def close(self) -> None:

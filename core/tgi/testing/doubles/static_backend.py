@@ -51,7 +51,7 @@ STATIC_PLAN = AdapterPlan(
     chunked=False,
     max_prefills=1,
     features=("late_mask", "logprobs", "mask", "prompt_logprobs"),
-    facts={"dtype": "float32", "attention": "numpy reference, static shapes"},
+    facts={"attention": "numpy reference, static shapes"},
 )
 POOR_PLAN = replace(
     STATIC_PLAN,

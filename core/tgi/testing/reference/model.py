@@ -38,11 +38,13 @@ from tgi.testing.reference.mixers import (
 )
 from tgi.testing.reference.operations import (
     Array,
+    Rounding,
     Weights,
     activation,
     linear,
     norm,
     rotate,
+    rounding_to,
     sigmoid,
     softcap,
     softmax,
@@ -61,6 +63,7 @@ __all__ = [
     "rotate",
 ]
 
+_EXACT = rounding_to("float32")
 _CLAMP_LIMIT = 7.0
 """gpt_oss clamps gate and up to this limit before `silu_clamped`."""
 
@@ -71,12 +74,17 @@ def reference_logits(
     token_ids: Sequence[int],
     encoder_token_ids: Sequence[int] = (),
     vectors: Mapping[int, Array] = MappingProxyType({}),
+    *,
+    first: int = 0,
+    rounding: Rounding = _EXACT,
 ) -> Array:
-    """Compute the logits after each token of one sequence, float32 [T, vocab].
+    """Compute the logits after token `first` of one sequence and each later token, float32
+    [T - first, vocab].
 
-    The arguments are those of `reference_hidden`.
+    The other arguments are those of `reference_hidden`.
     """
-    x = reference_hidden(spec, weights, token_ids, encoder_token_ids, vectors)
+    x = reference_hidden(spec, weights, token_ids, encoder_token_ids, vectors, rounding=rounding)
+    x = x[first:]
     if "head.projection.weight" in weights:
         x = x @ weights["head.projection.weight"].T
     matrix = weights["embedding.weight"] if spec.head.tied else weights["head.weight"]
@@ -92,25 +100,33 @@ def reference_hidden(
     token_ids: Sequence[int],
     encoder_token_ids: Sequence[int] = (),
     vectors: Mapping[int, Array] = MappingProxyType({}),
+    *,
+    rounding: Rounding = _EXACT,
 ) -> Array:
     """Compute the hidden vectors after the final norm, float32 [T, hidden].
 
     `encoder_token_ids` are the input of the encoder. `vectors` (position → [hidden]) replace the
-    embeddings of some positions.
+    embeddings of some positions. `rounding` is applied to the input and the output of each mixer
+    and to the hidden vectors between the layers, as a model in 16 bits does.
     """
     encoded = None
     for stack in spec.stacks:
         if stack.kind == "encoder":
-            encoded = _run(stack, _embed(spec, weights, encoder_token_ids), weights, None)
-    return _run(spec.decoder, _embed(spec, weights, token_ids, vectors), weights, encoded)
+            x = rounding(_embed(spec, weights, encoder_token_ids))
+            encoded = _run(stack, x, weights, None, rounding)
+    x = rounding(_embed(spec, weights, token_ids, vectors))
+    return _run(spec.decoder, x, weights, encoded, rounding)
 
 
-def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Array:
+def _run(
+    stack: Stack, x: Array, weights: Weights, encoded: Array | None, rounding: Rounding
+) -> Array:
     """Run all layers of a stack. `encoded` [E, hidden] is the encoder's output."""
     for index, layer in enumerate(stack.layers):
         for number, block in enumerate(layer.blocks):
-            x = _block(x, block, weights, (f"{stack.kind}.layers.{index}", number), encoded)
-    return norm(x, stack.final_norm, weights, f"{stack.kind}.final_norm")
+            place = (f"{stack.kind}.layers.{index}", number)
+            x = rounding(_block(x, block, weights, place, encoded, rounding=rounding))
+    return rounding(norm(x, stack.final_norm, weights, f"{stack.kind}.final_norm"))
 
 
 def _embed(
@@ -132,19 +148,26 @@ def _embed(
 
 
 def _block(
-    x: Array, block: Block, weights: Weights, place: tuple[str, int], encoded: Array | None
+    x: Array,
+    block: Block,
+    weights: Weights,
+    place: tuple[str, int],
+    encoded: Array | None,
+    *,
+    rounding: Rounding,
 ) -> Array:
     layer, number = place
-    y = norm(x, block.norm, weights, f"{layer}.block{number}.norm")
+    y = rounding(norm(x, block.norm, weights, f"{layer}.block{number}.norm"))
     out = np.zeros_like(x)
     for branch in block.branches:
-        out = out + _branch(y, branch, weights, f"{layer}.{mixer_tag(branch.mixer)}", encoded)
+        name = f"{layer}.{mixer_tag(branch.mixer)}"
+        z = rounding(norm(y, branch.norm, weights, f"{name}.norm"))
+        out = out + rounding(_branch(z, branch, weights, name, encoded))
     x = (y if block.residual_from_norm else x) + np.float32(block.residual_scale) * out
     return norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
 
 
 def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Array | None) -> Array:
-    y = norm(y, branch.norm, weights, f"{name}.norm")
     match branch.mixer:
         case Attention():
             y = attention(y, branch.mixer, weights, name)
@@ -188,7 +211,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     if rule.rope is not None:
         q, k = rotate(q, rule.rope), rotate(k, rule.rope)
     k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
-    scores = softcap(np.einsum("qhd,khd->hqk", q, k) * np.float32(rule.scale), rule.softcap)
+    scores = softcap(q.swapaxes(0, 1) @ np.moveaxis(k, 0, 2) * np.float32(rule.scale), rule.softcap)
     scores = scores + _position_bias(rule, num_tokens, weights, name)
     distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
     hidden = (distance < 0) if rule.causal else np.zeros_like(distance, dtype=bool)
@@ -200,7 +223,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
         probabilities = softmax(np.concatenate([scores, sinks], axis=-1))[..., :-1]
     else:
         probabilities = softmax(scores)
-    mixed = np.einsum("hqk,khd->qhd", probabilities, v)
+    mixed = (probabilities @ v.swapaxes(0, 1)).swapaxes(0, 1)
     mixed = mixed.reshape(num_tokens, -1)
     if rule.output_gate:
         mixed = mixed * sigmoid(linear(y, weights, f"{name}.gate"))

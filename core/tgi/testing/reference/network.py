@@ -74,11 +74,13 @@ class ReferenceNetwork:
         del self._weights[number]
 
     def logits(
-        self, new: NewSequence, tokens: Int32Array, encoder_tokens: Int32Array
+        self, new: NewSequence, tokens: Int32Array, encoder_tokens: Int32Array, first: int = 0
     ) -> Float32Array:
-        """The logits after each of the sequence's tokens, [T, vocab_size]."""
+        """The logits after the sequence's token `first` and each later token,
+        [T - first, vocab_size].
+        """
         arguments = (tokens.tolist(), encoder_tokens.tolist(), self._vectors(new, len(tokens)))
-        return reference_logits(self.spec, self._weights[new.adapter], *arguments)
+        return reference_logits(self.spec, self._weights[new.adapter], *arguments, first=first)
 
     def hidden(self, new: NewSequence, tokens: Int32Array) -> Float32Array:
         """The hidden vectors after the final norm, [T, hidden_size]."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.rope import inverse_frequencies
 from tgi.architectures.spec import Activation, Norm, Rope
+from tgi.backend import Dtype
 
 __all__ = [
     "Array",
+    "Rounding",
     "Weights",
     "activation",
     "linear",
     "norm",
     "rotate",
+    "rounding_to",
     "sigmoid",
     "softcap",
     "softmax",
@@ -27,6 +31,9 @@ __all__ = [
 Array = npt.NDArray[np.float32]
 Weights = Mapping[str, npt.NDArray[np.float32]]
 """Parameter name → array, with the shapes of `tgi.architectures.weight_map.tensor_shapes`."""
+
+Rounding: TypeAlias = Callable[[Array], Array]
+"""Rounds an array to the values of a dtype. The result is float32."""
 
 _GELU_QUICK_SLOPE = 1.702
 
@@ -116,3 +123,24 @@ def softplus(x: Array) -> Array:
     """Compute log(1 + e^x)."""
     result: Array = np.logaddexp(np.float32(0), x)
     return result
+
+
+def rounding_to(dtype: Dtype) -> Rounding:
+    """Return the function that rounds to the nearest value of `dtype`, with ties to even."""
+    return {"float32": _unchanged, "float16": _to_float16, "bfloat16": _to_bfloat16}[dtype]
+
+
+def _unchanged(x: Array) -> Array:
+    return x
+
+
+def _to_float16(x: Array) -> Array:
+    return x.astype(np.float16).astype(np.float32)
+
+
+def _to_bfloat16(x: Array) -> Array:
+    """Round the lower half of the bits away, because bfloat16 is the upper half of float32."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    half = np.uint32(0x7FFF) + ((bits >> 16) & 1)
+    rounded: Array = ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from tgi.architectures.checkpoint import StoredTensor, read_header
 from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_map import placements, split, tensor_shapes
 from tgi.errors import ModelError
 
 __all__ = ["read_weights", "tensor_names"]
+
+_DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
+    {
+        f"{kind}{8 * size}": f"<{kind.lower()}{size}"
+        for kind in "FIU"
+        for size in (1, 2, 4, 8)
+        if kind != "F" or size > 1
+    }
+    | {"BOOL": "?"}
+)
+"""Name of a dtype in the file format → the numpy dtype."""
 
 
 def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -51,9 +63,21 @@ def tensor_names(model_path: Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+    stored, data = read_header(path), path.read_bytes()
+    return {name: _array(tensor, data) for name, tensor in stored.items()}
+
+
+def _array(tensor: StoredTensor, data: bytes) -> npt.NDArray[np.generic]:
+    """Return a tensor of the file's bytes `data` in its dtype. numpy has no bfloat16, so bfloat16
+    becomes float32: bfloat16 is the upper half of float32.
+    """
+    own = data[tensor.start : tensor.start + tensor.num_bytes]
+    if tensor.dtype == "BF16":
+        bits = np.frombuffer(own, "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(tensor.shape)
+    if tensor.dtype not in _DTYPES:
         raise ModelError(
-            f"The weight file `{path}` cannot be read: {error}.", "Download it again."
-        ) from error
+            f"The tensor `{tensor.name}` has the dtype {tensor.dtype}, which numpy does not have.",
+            "Choose a checkpoint with floating-point weights.",
+        )
+    return np.frombuffer(own, _DTYPES[tensor.dtype]).reshape(tensor.shape)

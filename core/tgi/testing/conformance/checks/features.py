@@ -20,7 +20,7 @@ from tgi.backend import (
 )
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check
-from tgi.testing.conformance.expectations import check_sequence, check_sequences, tolerance_of
+from tgi.testing.conformance.expectations import allowance_of, check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
@@ -99,7 +99,7 @@ def _pooling(under_test: BackendUnderTest) -> None:
     """Pool texts of many lengths, whole and in chunks, in a batch with a generating sequence."""
     core, model = under_test.core(), under_test.models.get()
     not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not negotiated")
-    limits, allowance = core.agreement.limits, 10 * tolerance_of(core.agreement)
+    limits, allowance = core.agreement.limits, allowance_of(model, core.agreement)
     others = (
         [core.add(prompt_of(8), _sampling(core))]
         if limits.mixed and limits.max_sequences > 1

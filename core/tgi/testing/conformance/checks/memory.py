@@ -5,17 +5,19 @@ step.
 from __future__ import annotations
 
 import contextlib
-import gc
 import resource
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
+from tgi.architectures import Attention
 from tgi.backend import BackendError, RequestedLimits, SamplingParams, StepError
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequences
+from tgi.testing.conformance.process_memory import process_bytes
 from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 
 __all__ = ["CHECKS"]
@@ -23,6 +25,10 @@ __all__ = ["CHECKS"]
 _FRACTION = 0.25
 _SLACK = 0.01  # tolerance, as a fraction of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
+_WEIGHTS_ITEM = "weights"
+_CACHE_ITEM = "KV cache"
+_LEAST_WEIGHTS = 0.7  # of their size in the negotiated dtype; weights may be compressed
+_DTYPE_BYTES = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
 _FREE_ITEM = "left free"  # the label of unused memory in `Agreement.memory`
 _LONG = 500  # number of tokens of a prompt whose step needs much memory
 _MARGIN = 32 << 20  # bytes; if a stack cannot grow, the system kills the process
@@ -39,8 +45,7 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
     model = under_test.models.get()
     under_test.discard()
     _serve_once(under_test)  # a framework allocates some memory once
-    gc.collect()
-    before = psutil.Process().memory_info().rss
+    before = process_bytes()
     with under_test.serving(model, memory_fraction=_FRACTION) as core:
         agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
         require(
@@ -49,10 +54,7 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
         )
         sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
         core.generate([sequence], 1)
-        taken = (
-            core.worker.health(deep=True).memory_bytes
-            or psutil.Process().memory_info().rss - before
-        )
+        taken = core.worker.health(deep=True).memory_bytes or process_bytes() - before
         require(
             taken <= agreed + _SLACK * total,
             f"{taken} bytes are used, but {agreed} were negotiated",
@@ -63,6 +65,47 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
     }
     if each.get(_TOKEN_ITEM):
         _expect_refusal(under_test, int(2 * _FRACTION * total / each[_TOKEN_ITEM]))
+
+
+def _reported_memory(under_test: BackendUnderTest) -> None:
+    """Compare the reported sizes with the sizes that the weights and the cache have at least.
+
+    Weights may be compressed. A cache is not, if no dtype was requested for it.
+    """
+    agreement, model = under_test.agreement(), under_test.models.get()
+    value_bytes = _DTYPE_BYTES[agreement.dtype]
+    weights = _LEAST_WEIGHTS * value_bytes * sum(a.size for a in model.weights.values())
+    per_token = value_bytes * sum(
+        2 * mixer.num_kv_heads * mixer.head_dim
+        for layer in model.spec.decoder.layers
+        for block in layer.blocks
+        for mixer in (branch.mixer for branch in block.branches)
+        if isinstance(mixer, Attention)
+    )
+    cache = per_token * agreement.kv_cache.max_batch_total_tokens
+    support = under_test.backend.supports(model.spec, under_test.config(model)).memory
+    reported = [
+        ("supports", item.label, item.num_bytes, least)
+        for item in support
+        for label, least in ((_WEIGHTS_ITEM, weights), (_TOKEN_ITEM, per_token))
+        if item.label == label
+    ]
+    items = [item for item in agreement.memory if item.label != _FREE_ITEM]
+    total = sum(item.num_bytes for item in items)
+    if total:
+        reported.append(("the agreement", "all items", total, weights + cache))
+        reported += [
+            ("the agreement", item.label, item.num_bytes, least)
+            for item in items
+            for label, least in ((_WEIGHTS_ITEM, weights), (_CACHE_ITEM, cache))
+            if item.label == label
+        ]
+    not_applicable(not reported, "the backend reports no sizes")
+    for source, label, num_bytes, least in reported:
+        require(
+            num_bytes >= least,
+            f"{source} reports {num_bytes} bytes for `{label}`, which needs at least {least:.0f}",
+        )
 
 
 def _serve_once(under_test: BackendUnderTest) -> None:
@@ -148,6 +191,12 @@ CHECKS: Sequence[Check] = (
         "basic",
         "negotiated and used memory stay within the user's fraction",
         _memory_fraction,
+    ),
+    Check(
+        "C-13b",
+        "basic",
+        "the reported memory is at least the size of the weights and of the cache",
+        _reported_memory,
     ),
     Check(
         "C-54",

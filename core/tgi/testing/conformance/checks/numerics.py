@@ -10,7 +10,7 @@ from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_
 from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
-from tgi.testing.conformance.require import not_applicable, require
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.tiny_models import ENCODER_DECODERS, FAMILIES
 
@@ -51,7 +51,7 @@ def _families(under_test: BackendUnderTest) -> None:
     for family, model in served.items():
         try:
             _serve(under_test, model, (1, 17, 90))
-        except AssertionError as error:
+        except CheckFailedError as error:
             require(False, f"{family}: {error}")
 
 
@@ -64,7 +64,7 @@ def _positions(under_test: BackendUnderTest) -> None:
     for name, model in served.items():
         try:
             _serve(under_test, model, (3, _MIN_TOKENS, 120))
-        except AssertionError as error:
+        except CheckFailedError as error:
             require(False, f"with the rope scaling `{name}`, {error}")
     not_applicable(not served, "no rope scaling is supported")
 
@@ -144,9 +144,27 @@ def _checkpoints(under_test: BackendUnderTest) -> None:
         _serve(under_test, model, (11,))
 
 
+def _half_precision(under_test: BackendUnderTest) -> None:
+    """The tolerance is a multiple of the error that the reference has in the negotiated dtype."""
+    for dtype in ("bfloat16", "float16"):
+        model = under_test.models.get("llama", dtype=dtype)
+        if not under_test.supports(model):
+            continue
+        try:
+            _serve(under_test, model, (1, 33, 100))
+        except CheckFailedError as error:
+            require(False, f"a checkpoint in {dtype}: {error}")
+
+
 CHECKS: Sequence[Check] = (
     Check("C-31", "basic", "every supported family matches the reference", _families),
     Check("C-38", "basic", "untied heads and checkpoints of several files load", _checkpoints),
+    Check(
+        "C-38b",
+        "basic",
+        "checkpoints in 16 bits load, and match within the accuracy of the dtype",
+        _half_precision,
+    ),
     Check(
         "C-32",
         "serving",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
+
 from tgi.backend import SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check
@@ -14,6 +16,9 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.watermark import detect_watermark
 
 __all__ = ["CHECKS", "FIELD_CASES"]
+
+_BORDER_SHARE = 0.02  # distance of a draw from the border of a token's interval
+_MOST_DRAWS = 48
 
 FIELD_CASES: Mapping[str, tuple[SamplingParams, ...]] = MappingProxyType(
     {
@@ -246,6 +251,38 @@ def _watermark(under_test: BackendUnderTest) -> None:
         core.drop(sequence)
 
 
+def _accuracy_of_draws(under_test: BackendUnderTest) -> None:
+    """All tokens are equally likely, so each token has the same interval of draws. The draws are
+    close to the borders of the intervals. In 16 bits, they would be in the next interval.
+    """
+    agreement = under_test.agreement()
+    not_applicable("temperature" not in agreement.sampling, "`temperature` was not negotiated")
+    model = under_test.models.flat()
+    size = model.spec.vocab_size
+    near = [
+        (token + side * _BORDER_SHARE) / size
+        for token in range(size // 2, size)
+        for side in (-1, 1)
+    ]
+    draws = [draw for draw in near if int(np.float16(draw) * size) != int(draw * size)]
+    draws = draws[:_MOST_DRAWS]
+    with under_test.serving(model) as core:
+        most = core.agreement.limits.max_sequences
+        for start in range(0, len(draws), most):
+            sequences = []
+            for draw in draws[start : start + most]:
+                sequences.append(core.add([5], SamplingParams(greedy=False)))
+                sequences[-1].draw = draw
+            core.generate(sequences, 1)
+            for sequence, draw in zip(sequences, draws[start : start + most], strict=True):
+                require(
+                    sequence.output == [int(draw * size)],
+                    f"with {size} equally likely tokens, the draw {draw:.7f} must choose token"
+                    f" {int(draw * size)}, not {sequence.output} ({sequence.description})",
+                )
+            core.drop(*sequences)
+
+
 CHECKS: Sequence[Check] = (
     Check(
         "C-39",
@@ -254,6 +291,12 @@ CHECKS: Sequence[Check] = (
         _greedy_ties,
     ),
     Check("C-40a", "serving", "each negotiated sampling field acts as in the reference", _fields),
+    Check(
+        "C-40c",
+        "serving",
+        "a draw is used with the accuracy of float32",
+        _accuracy_of_draws,
+    ),
     Check("C-40b", "serving", "sampling fields act together in their order", _all_fields_together),
     Check(
         "C-41", "serving", "penalties, bias and watermark match, even after preemption", _penalties

@@ -218,6 +218,31 @@ def _refusals(under_test: BackendUnderTest) -> None:
         check_sequence(under_test.models.get(), bystander, core.agreement)
 
 
+def _refused_drops(under_test: BackendUnderTest) -> None:
+    """More sequences are dropped by rejected steps than the worker can have at once."""
+    core = under_test.core()
+    limit = core.agreement.limits.max_sequences
+    for number in range(limit + 1):
+        sequence = core.add(prompt_of(5, seed=number))
+        core.generate([sequence], 1)
+        core.drop(sequence)
+        # Use another handle for the rejected sequence, because the core drops that handle again.
+        core.free_handles.insert(0, core.free_handles.pop())
+        step = _with_too_many_tokens(core)
+        require(sequence.handle in step.dropped, "the suite must drop a sequence with the step")
+        try:
+            core.worker.submit(step)
+            core.worker.collect()
+        except StepError:
+            core.forget(step)
+    sequences = [
+        core.add(prompt_of(3 + i, seed=i), _greedy(under_test), handle=core.free_handles[i])
+        for i in range(limit)
+    ]
+    core.generate(sequences, 2)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
+
+
 def _with_a_stranger(core: ScriptedCore) -> SchedulerOutput:
     stranger = core.add(prompt_of(4))
     step = core.build({stranger: 4})
@@ -324,6 +349,12 @@ CHECKS: Sequence[Check] = (
         "serving",
         "steps beyond the negotiated limits are rejected without other effects",
         _refusals,
+    ),
+    Check(
+        "C-26b",
+        "serving",
+        "a rejected step drops the sequences that it names",
+        _refused_drops,
     ),
     Check("C-27", "serving", "preemption does not change a sequence's tokens", _preemption),
     Check(
