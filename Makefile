@@ -9,6 +9,7 @@ MODEL ?=
 PORT ?= 3000
 ARGS ?=
 BENCH_ARGS ?=
+TEST_PROCESSES ?= 2
 
 MEMBERS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard backends/*/pyproject.toml)))
 BIN := .venv/bin
@@ -32,7 +33,7 @@ serve: $(STAMP)
 	@exec $(BIN)/tgi serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(STAMP) $(CLIENTS_STAMP)
-	$(BIN)/python -m pytest -q -m "not long" tests
+	$(BIN)/python -m pytest -q -m "not long" -n $(TEST_PROCESSES) --dist loadfile tests
 
 # The clients for Node require npm.
 test-long: $(STAMP) $(LARGE_CLIENTS_STAMP) $(NODE_STAMP)

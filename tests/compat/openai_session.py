@@ -61,7 +61,7 @@ def check_accumulated_chat(client: openai.OpenAI) -> None:
         # `get_final_completion` raises an error if the finish reason is `length`.
         snapshot = stream.current_completion_snapshot
     for choice, expected in zip(snapshot.choices, whole.choices, strict=True):
-        assert choice.message.role == "assistant", snapshot
+        assert choice.message.to_dict()["role"] == "assistant", snapshot
         assert choice.message.content == expected.message.content, snapshot
         assert choice.finish_reason == expected.finish_reason, snapshot
     # The client joins the log probabilities of the first choice only. It repeats the first token of

@@ -41,7 +41,7 @@ from tgi.scheduler import Request, SchedulerStats, SequenceOutput
 __all__ = ["EngineClient"]
 
 _HEALTH_TIMEOUT = 10.0
-_CONTROL_TIMEOUT = 120.0  # long enough to read an adapter from disk
+_CONTROL_TIMEOUT = 120.0  # seconds; reading an adapter from disk takes less
 
 
 @final
@@ -108,8 +108,8 @@ class EngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the engine process is ready and has shown a recent sign of life. False during a
-        restart. The value is known without a message to the engine.
+        """Whether the engine process is ready and has shown a recent sign of life. The value is
+        False during a restart. The value is known without a message to the engine.
         """
         return self._process is not None and self._process.is_healthy
 
@@ -120,7 +120,9 @@ class EngineClient:
 
     @property
     def failure(self) -> str:
-        """The reason for which requests are rejected. Empty if requests are accepted."""
+        """The reason for which requests are rejected. The text is empty if requests are
+        accepted.
+        """
         return self._supervisor.failure
 
     @property

@@ -21,7 +21,8 @@ ENGINE_COMMAND = (sys.executable, "-m", "tgi.engine")
 
 _SOCKET_MODE = 0o600
 _SOCKET_NAME = "engine.sock"
-_MAX_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # of a Unix socket
+# maximum length of the path of a Unix socket
+_MAX_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 _CONNECT_TIMEOUT = 60.0
 
 _REMEDIES = {

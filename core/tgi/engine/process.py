@@ -79,6 +79,13 @@ class LivenessLimits:
         """Time without a message after which the front end requests a health check."""
         return 2 * self.tick_seconds
 
+    @property
+    def silent_seconds(self) -> float:
+        """Time without a message after which the processor time is read. An idle engine replies to
+        a health check earlier.
+        """
+        return 4 * self.tick_seconds
+
 
 DEFAULT_LIMITS = LivenessLimits()
 """The time limits of a server."""
@@ -95,7 +102,7 @@ class Liveness:
         self.last_heard = now  # time of the last message
         self._is_ready = False
         self._last_used = now  # last time at which the process had used processor time
-        self._processor_seconds: float | None = None  # at `_last_used`; None if a message is newer
+        self._reading = (now, 0.0)  # a time, and the processor time that was used before it
         self._steps: deque[float] = deque(maxlen=_NUM_STEPS)
         self._check_sent: float | None = None  # None if no check is pending
         self._last_check = now
@@ -112,12 +119,11 @@ class Liveness:
 
     def note_processor(self, now: float, seconds: float) -> None:
         """Record the processor time that the process has used since its start."""
-        if self._processor_seconds is None or self._last_used < self.last_heard:
-            self._last_used, self._processor_seconds = self.last_heard, seconds
-            return
-        used = seconds - self._processor_seconds
-        if used >= max(_MIN_PROCESSOR_SECONDS, _MIN_SHARE * (now - self._last_used)):
-            self._last_used, self._processor_seconds = now, seconds
+        read_at, before = self._reading
+        if read_at <= self.last_heard:  # this is the first reading after the last message
+            self._reading = (now, seconds)
+        elif seconds - before >= max(_MIN_PROCESSOR_SECONDS, _MIN_SHARE * (now - read_at)):
+            self._last_used, self._reading = now, (now, seconds)
 
     def note_check_sent(self, now: float) -> None:
         """Record that a health check was requested."""
@@ -345,7 +351,7 @@ class EngineProcess:
             if self.last_stats is not None:
                 liveness.note_step(self.last_stats.step_ns)
                 self.last_stats = None
-            if now - liveness.last_heard > tick:
+            if now - liveness.last_heard > liveness.limits.silent_seconds:
                 liveness.note_processor(now, self._processor_seconds())
             failure = liveness.failure(now)
             if failure:

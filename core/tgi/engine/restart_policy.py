@@ -1,8 +1,8 @@
 """Decides when a crashed engine is restarted.
 
 Only crashes without progress count. While there are few of them, the engine is restarted
-immediately. After more of them the server rejects requests, and restarts are tried with growing
-pauses. The first crash without progress after such a restart leads to the next pause.
+immediately. After more such crashes the server rejects requests, and restarts are tried with
+growing pauses. The first crash without progress after such a restart leads to the next pause.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import final
 
 __all__ = ["RestartPolicy"]
 
-_MAX_CRASHES = 3  # without progress, within the window
+_MAX_CRASHES = 3  # maximum number of crashes without progress within the window
 _WINDOW_SECONDS = 300.0
 _FIRST_PAUSE_SECONDS = 10.0
 _MAX_PAUSE_SECONDS = 300.0
@@ -26,10 +26,10 @@ class RestartPolicy:
     """
 
     def __init__(self) -> None:
-        self._crashes: deque[float] = deque()  # without progress, by serving time
+        self._crashes: deque[float] = deque()  # the serving times of crashes without progress
         self._served = 0.0
         self._ready_at = 0.0
-        self._num_pauses = 0  # since the last progress
+        self._num_pauses = 0  # number of pauses since the last progress
 
     @property
     def is_tripped(self) -> bool:

@@ -83,7 +83,9 @@ class EngineSupervisor:
         self.agreement: Agreement | None = None
         """The agreement of the latest engine process that became ready."""
         self.failure = ""
-        """The reason for which requests are rejected. Empty if requests are accepted."""
+        """The reason for which requests are rejected. The text is empty if requests are
+        accepted.
+        """
         self._retry_at = 0.0
 
     async def start(self) -> Agreement:
@@ -116,7 +118,8 @@ class EngineSupervisor:
 
     async def _supervise(self, process: EngineProcess) -> None:
         while True:
-            # A separate task, so that a message does not resume this method too.
+            # The messages are read in a separate task, so that a message does not resume this
+            # method.
             await asyncio.create_task(process.run(self._owner.on_message), name="engine messages")
             self.process = None
             cause = await process.wait_end()
@@ -148,13 +151,13 @@ class EngineSupervisor:
         policy = self._policy
         self._retry_at = _now() + pause
         if not policy.is_tripped:
-            self._log(f"{cause}; restarting it, unfinished sequences will be resumed")
+            self._log(f"{cause}. The engine is restarted, and unfinished sequences are resumed.")
             return
         times = f"{policy.num_crashes} times within {policy.window_seconds:.0f} s of serving"
         self.failure = f"{cause}, {times}" if policy.num_crashes > 1 else cause
         self._log(
-            f"{self.failure} and without progress; requests are rejected, and the next restart is"
-            f" in {pause:.0f} s"
+            f"{self.failure} and without progress. Requests are rejected, and the next restart is"
+            f" in {pause:.0f} s."
         )
         self._owner.on_trip(self.failure)
 
@@ -166,15 +169,16 @@ class EngineSupervisor:
         smaller = with_smaller_cache(self._start_message, self.agreement)
         if smaller is None:
             self._log(
-                f"the system killed the engine because memory ran out; its cache of {before} tokens"
-                " already has the minimum size, use a machine with more memory or a smaller model"
+                "the system killed the engine because memory ran out. Its cache of"
+                f" {before} tokens already has the minimum size. Use a machine with more memory or"
+                " a smaller model."
             )
             return
         self._start_message = smaller
         self._log(
-            "the system killed the engine because memory ran out; it is restarted with a cache of"
-            f" {smaller.requested.max_batch_total_tokens} tokens instead of {before}, set"
-            " `--max-batch-total-tokens` to this value or less"
+            "the system killed the engine because memory ran out. It is restarted with a cache of"
+            f" {smaller.requested.max_batch_total_tokens} tokens instead of {before}. Set"
+            " `--max-batch-total-tokens` to this value or less."
         )
 
     def _log(self, text: str) -> None:

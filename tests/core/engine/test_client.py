@@ -127,7 +127,7 @@ async def test_streams_continue_after_an_engine_crash(tmp_path, kind):
         assert first[0] == [13, 2, 13, 2, 13, 2]
         assert second[0] == [5, 6] * 20
         assert engine.client.is_healthy
-        assert ["restarting it" in line for line in engine.log] == [True]
+        assert ["The engine is restarted" in line for line in engine.log] == [True]
 
 
 CRASHING = 13

@@ -30,7 +30,7 @@ class Engine:
             self.processor += share * LIMITS.tick_seconds
             if reports_every is not None and self.now % reports_every < LIMITS.tick_seconds:
                 liveness.last_heard = self.now
-            if self.now - liveness.last_heard > LIMITS.tick_seconds:
+            if self.now - liveness.last_heard > LIMITS.silent_seconds:
                 liveness.note_processor(self.now, self.processor)
             if self.red_at is None and not liveness.is_healthy(self.now):
                 self.red_at = self.now

@@ -66,7 +66,7 @@ IDENTIFIERS = {
 }
 
 # A message of a chat has a role, which is a term of the chat APIs.
-CHAT_FOLDER = "core/tgi/server/"
+CHAT_FOLDERS = ("core/tgi/server/", "tests/compat/")
 CHAT_IDENTIFIERS = {"_ROLES", "Role", "role"}
 
 CODE_FOLDERS = ("backends", "benchmarks", "core", "docker", "examples", "tests")
@@ -171,7 +171,7 @@ def test_identifiers_use_the_terms_of_the_field():
             names.discard("given")
         if place.startswith(TRAINING_TEXT):
             names = {n for n in names if not {"answer", "answers"} & set(words_of(n))}
-        if place.startswith(CHAT_FOLDER):
+        if place.startswith(CHAT_FOLDERS):
             chat |= names & CHAT_IDENTIFIERS
             names -= CHAT_IDENTIFIERS
         found |= {(place, name): terms for name in names if (terms := unwanted(name))}

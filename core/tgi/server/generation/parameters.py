@@ -169,17 +169,10 @@ def generate_parameters(
     """Convert the parameters of a `/v1` body to native parameters. As in OpenAI's API, decoding is
     greedy only if the temperature is 0, a `top_p` of 1 has no effect, and an empty stop string is
     ignored.
-
-    Raises `ValidationError` for numbers outside the range of the `/v1` routes, which is larger than
-    that of the native routes.
     """
-    if temperature is not None and not temperature >= 0.0:
-        raise ValidationError(f"`temperature` must be >= 0. Given: {temperature}")
-    if top_p is not None and not 0.0 <= top_p <= 1.0:
-        raise ValidationError(f"`top_p` must be >= 0 and <= 1. Given: {top_p}")
-    is_greedy = temperature == 0.0
-    if top_p is not None and top_p in (0.0, 1.0):
-        top_p = None if top_p else _MIN_TOP_P
+    is_greedy = temperature is not None and round_f32(temperature) == 0.0
+    if top_p is not None and round_f32(top_p) in (0.0, 1.0):
+        top_p = None if top_p > _MIN_TOP_P else _MIN_TOP_P
     return GenerateParameters(
         do_sample=not is_greedy,
         temperature=None if is_greedy else temperature,

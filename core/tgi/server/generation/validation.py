@@ -131,8 +131,12 @@ def _best_of_sampling(candidate: Candidate) -> None:
 
 
 def _temperature(candidate: Candidate) -> None:
-    if _f32(candidate.parameters.temperature, 1.0) <= 0:
+    temperature = candidate.parameters.temperature
+    if _f32(temperature, 1.0) > 0:
+        return
+    if candidate.protocol.is_native:
         raise ValidationError("`temperature` must be strictly positive")
+    raise ValidationError(f"`temperature` must be >= 0. Given: {temperature}")
 
 
 def _repetition_penalty(candidate: Candidate) -> None:
@@ -148,8 +152,11 @@ def _frequency_penalty(candidate: Candidate) -> None:
 def _probability_masses(candidate: Candidate) -> None:
     parameters = candidate.parameters
     for name, mass in (("top_p", parameters.top_p), ("typical_p", parameters.typical_p)):
-        if mass is not None and not 0 < round_f32(mass) < 1:
+        if mass is None or 0 < round_f32(mass) < 1:
+            continue
+        if candidate.protocol.is_native:
             raise ValidationError(f"`{name}` must be > 0.0 and < 1.0")
+        raise ValidationError(f"`{name}` must be >= 0 and <= 1. Given: {mass}")
 
 
 def _top_k(candidate: Candidate) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard, final
 
 import msgspec
+from msgspec import structs
 
 from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
@@ -64,9 +65,12 @@ class BatchSizeError(RequestError):
         )
 
 
-def completion_requests(body: CompletionRequest, state: ServerState) -> list[TextRequest]:
-    """Convert a body of `/v1/completions` to requests, one per prompt. Raises `RequestError` for an
-    invalid parameter and `RejectionError` for an invalid prompt.
+def completion_requests(
+    body: CompletionRequest, state: ServerState, protocol: ClientProtocol = COMPLETIONS
+) -> list[TextRequest]:
+    """Convert a body of `/v1/completions` to requests, one per prompt. `protocol` determines the
+    error messages. Raises `RequestError` for an invalid parameter and `RejectionError` for an
+    invalid prompt.
     """
     prompts = _prompts(body.prompt)
     if body.suffix is not None:
@@ -83,7 +87,7 @@ def completion_requests(body: CompletionRequest, state: ServerState) -> list[Tex
         max_tokens = 1  # The engine generates at least one token. The response omits it.
     request = _text_request(
         body,
-        COMPLETIONS,
+        protocol,
         max_tokens=max_tokens,
         num_sequences=num_sequences,
         has_logprobs=has_logprobs or num_sequences > (body.n or 1),
@@ -93,9 +97,11 @@ def completion_requests(body: CompletionRequest, state: ServerState) -> list[Tex
     return [_with_prompt(request, prompt, state) for prompt in prompts]
 
 
-async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
-    """Convert a body of `/v1/chat/completions` to a request. Raises `RequestError` and
-    `RejectionError`.
+async def chat_request(
+    body: ChatRequest, state: ServerState, protocol: ClientProtocol = CHAT
+) -> TextRequest:
+    """Convert a body of `/v1/chat/completions` to a request. `protocol` determines the error
+    messages. Raises `RequestError` and `RejectionError`.
     """
     has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
     has_tools = bool(body.tools) and body.tool_choice != "none"
@@ -116,7 +122,7 @@ async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
     name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     request = _text_request(
         body,
-        msgspec.structs.replace(CHAT, max_new_tokens=name),
+        protocol if protocol.is_native else structs.replace(protocol, max_new_tokens=name),
         max_tokens=getattr(body, name),
         num_sequences=_checked_count("n", body.n, 1, state.config),
         has_logprobs=bool(body.logprobs),

@@ -28,6 +28,7 @@ from tgi.server.generation.pipeline import (
     response_headers,
     stream_headers,
 )
+from tgi.server.generation.protocols import CHAT, COMPLETIONS, ClientProtocol
 from tgi.server.http.responses import JsonBlocks, json_response
 from tgi.server.http.sse import DONE, EventStream, event
 from tgi.server.native.routes import format_tokens
@@ -121,10 +122,12 @@ class OpenAIRoutes:
         head, tail = response.split(b"[]", 1)
         return JsonBlocks([head, b"[", *blocks, b"]", tail])
 
-    async def response_completions(self, call: HttpCall, body: CompletionRequest) -> ASGIApp:
-        """The response to a parsed body."""
+    async def response_completions(
+        self, call: HttpCall, body: CompletionRequest, protocol: ClientProtocol = COMPLETIONS
+    ) -> ASGIApp:
+        """The response to a parsed body. `protocol` determines the error messages."""
         with self._pipeline.counted():
-            requests = completion_requests(body, self._state)
+            requests = completion_requests(body, self._state, protocol)
         envelope = self._envelope(Completion, "text_completion", "cmpl", body.model)
         has_logprobs = body.logprobs is not None and body.logprobs is not False
         num_choices = body.n or 1
@@ -166,10 +169,12 @@ class OpenAIRoutes:
         del headers["x-compute-time"]  # TGI does not send this header on this route.
         return json_response(envelope.encode(choices, counts.usage).encode(), headers)
 
-    async def response_chat(self, call: HttpCall, body: ChatRequest) -> ASGIApp:
-        """The response to a parsed body."""
+    async def response_chat(
+        self, call: HttpCall, body: ChatRequest, protocol: ClientProtocol = CHAT
+    ) -> ASGIApp:
+        """The response to a parsed body. `protocol` determines the error messages."""
         with self._pipeline.counted():
-            request = await chat_request(body, self._state)
+            request = await chat_request(body, self._state, protocol)
         if body.stream:
             envelope = self._envelope(
                 ChatCompletionChunk, "chat.completion.chunk", "chatcmpl", body.model

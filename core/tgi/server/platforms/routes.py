@@ -19,6 +19,7 @@ from tgi.errors import OverloadedError, RequestError
 from tgi.server.generation.output import GeneratedSequence
 from tgi.server.generation.parameters import GenerateParameters, TextRequest
 from tgi.server.generation.pipeline import GenerationPipeline, best_first
+from tgi.server.generation.protocols import NATIVE
 from tgi.server.http.json_reader import RejectionError
 from tgi.server.http.responses import json_response
 from tgi.server.native.routes import NativeRoutes, native_request
@@ -102,9 +103,9 @@ class PlatformRoutes:
             case CompatGenerateRequest():
                 return await self._native.response_compatible(call, body)
             case ChatRequest():
-                return await self._openai.response_chat(call, body)
+                return await self._openai.response_chat(call, body, NATIVE)
             case CompletionRequest():
-                return await self._openai.response_completions(call, body)
+                return await self._openai.response_completions(call, body, NATIVE)
 
     async def vertex(self, http_request: HttpRequest) -> ASGIApp:
         """Handle `POST /vertex`. The response has one text per instance. An instance is a native
@@ -176,7 +177,7 @@ class PlatformRoutes:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(body, ChatRequest):
-                return await chat_request(body, self._state)
+                return await chat_request(body, self._state, NATIVE)
             return native_request(
                 body.inputs, body.parameters or GenerateParameters(do_sample=True)
             )

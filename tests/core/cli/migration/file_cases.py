@@ -220,11 +220,11 @@ spec:
     Case(
         "a_makefile",
         "IMAGE ?= ghcr.io/huggingface/text-generation-inference\nTAG := 3.3\n"
-        'MODEL = o/m # the model\nNAME = a "b"\n\nrun: build\n\t@echo hi\n'
+        'MODEL = o/m # the model\nNAME = x"y\n\nrun: build\n\t@echo hi\n'
         "\t-docker run -p 8080:80 -v $(PWD)/data:/data $(IMAGE):$(TAG) --model-id $(MODEL) \\\n"
         "\t  --api-key $$KEY --otlp-service-name ${NAME}\n\nstop:\n\tdocker rm -f tgi\n",
         'IMAGE=${IMAGE:-"ghcr.io/huggingface/text-generation-inference"}\nTAG="3.3"\nMODEL="o/m"\n'
-        'NAME="a \\"b\\""\n'
+        'NAME="x\\"y"\n'
         "HF_HOME=${PWD}/data tgi serve ${MODEL} --port 8080 --api-key $KEY"
         " --otlp-service-name ${NAME}",
         ("# run",),

@@ -11,7 +11,9 @@ import re
 import pytest
 
 from tests.core.cli.migration.cases import IMAGE
+from tests.core.cli.migration.compose_cases import CASES as COMPOSE_CASES
 from tests.core.cli.migration.docker_cases import CASES as DOCKER_CASES
+from tests.core.cli.migration.file_cases import CASES as FILE_CASES
 from tests.core.cli.migration.script_cases import CASES as SCRIPT_CASES
 from tests.core.cli.migration.shell_runs import run_script
 from tgi.cli.migration.readers.files import read_line
@@ -40,6 +42,7 @@ VALUES = {
     "image": "registry.example/text-generation-inference",
     "version": "3.0",
     "R": "main",
+    "D": "float16",
     "gpu": "1",
     "PORT": "8124",
 }
@@ -57,6 +60,17 @@ OPTION_VARIABLES = {row.environment for row in OPTIONS}
 
 def migrated(text):
     return migrate(read_line(text))
+
+
+def commands_of(case):
+    """Return the printed commands of a case, each with its assignments."""
+    blocks, lines = [], []
+    for line in (case.script or "").splitlines():
+        lines.append(line)
+        if "tgi serve" in line:
+            blocks.append("\n".join(lines))
+            lines = []
+    return blocks
 
 
 def effect(recorded):
@@ -83,6 +97,26 @@ def test_the_shell_starts_the_same_server(case, tmp_path):
     expected = run_script(literal.script, tmp_path, VALUES, arguments)
     printed = run_script(migrated(case.text).script, tmp_path, VALUES, arguments)
     assert effect(printed) == effect(expected)
+
+
+ALL_CASES = [*DOCKER_CASES, *SCRIPT_CASES, *COMPOSE_CASES, *FILE_CASES]
+COMMANDS = [
+    pytest.param(script, id=f"{case.name}-{at}")
+    for case in ALL_CASES
+    for at, script in enumerate(commands_of(case))
+]
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_every_printed_command_starts_a_server(script, tmp_path):
+    """The shell accepts the command, and `tgi serve` accepts its arguments."""
+    (tmp_path / "t").write_text("from-a-file")
+    names = re.findall(r"\$\{?([A-Za-z]\w*)", script)
+    values = dict.fromkeys(names, "7") | VALUES
+    arguments = ("--json-output",) if '"$@"' in script else ("first", "second", "5")
+    recorded = run_script(script, tmp_path, values, arguments)
+    options, _ = effect(recorded)
+    assert options.model_id or script == "tgi serve"
 
 
 # Each word is an argument of `--api-key`.

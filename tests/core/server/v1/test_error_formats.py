@@ -224,7 +224,7 @@ async def test_a_range_in_an_error_contains_the_accepted_values(make_client):
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"):
             rejected = (await post(client, path, top_p=1.5)).json()["error"]["message"]
             assert rejected.endswith("`top_p` must be >= 0 and <= 1. Given: 1.5")
-            for accepted in (0, 0.5, 1):
+            for accepted in (0, 1e-60, 0.5, 0.99999999, 1):
                 assert (await post(client, path, top_p=accepted)).status_code == 200
 
 
@@ -264,6 +264,24 @@ async def test_an_output_that_is_too_long_is_reported_with_the_clients_numbers(m
         response = await post(client, path, **{TOO_LONG[path][1]: 100_000})
     assert response.status_code == 400
     assert "100000" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/vertex"])
+async def test_chats_on_native_routes_have_the_errors_of_tgi(make_client, path):
+    chats = [
+        ({"max_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+        ({"temperature": -1}, "`temperature` must be strictly positive"),
+        ({"max_tokens": 100}, "`inputs` tokens + `max_new_tokens` must be <= 64"),
+    ]
+    async with make_client() as client:
+        for fields, message in chats:
+            chat = {"messages": MESSAGES} | fields
+            body = chat if path == "/invocations" else {"instances": [chat]}
+            response = await client.post(path, json=body)
+            assert response.status_code == 422
+            assert message in response.json()["error"]
+        tokens = await client.post("/chat_tokenize", json={"messages": MESSAGES, "top_p": 1.5})
+    assert tokens.status_code == 200
 
 
 async def test_too_many_prompts_name_the_option(make_client):
