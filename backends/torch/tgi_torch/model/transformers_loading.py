@@ -82,7 +82,9 @@ def check_transformers_model(spec: GenericSpec, path: Path, *, trust_remote_code
     with _refusing(spec, trust_remote_code=trust_remote_code), torch.device("meta"):
         config = _read_config(path, trust_remote_code=trust_remote_code)
         _check_class(spec, config)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=trust_remote_code
+        )
         _, body = find_body(spec, model)
         with suppress(*RUNNING_ERRORS), torch.inference_mode():
             # The code of some models does not run without data. Those are checked when they load.

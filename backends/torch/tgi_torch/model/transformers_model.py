@@ -243,7 +243,7 @@ def find_body(spec: GenericSpec, model: PreTrainedModel) -> tuple[str, torch.nn.
     """Return the module with the layers, and its name in the model. Raises `ModelError` if the
     modelling code does not separate the layers from the head.
     """
-    decoder = model.get_decoder()
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
     modules = (
         getattr(model, model.base_model_prefix, None),
         decoder,
