@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.live_server import free_port
+from tgi.backend import BackendInfo, ProbeResult
 from tgi.cli import COMMANDS, main
 from tgi.errors import BackendError, ConfigError, ModelError, StartError
-from tgi.plugins import BackendRegistry
+from tgi.plugins import BackendRegistry, Candidate
 
 ROOT = Path(__file__).parents[3]
 INSTALL = re.compile(r"pip install (?=.*-e \.)(?!.*--group).*")
@@ -140,3 +142,26 @@ def test_every_written_installation_from_a_checkout_uses_the_constraints():
     for path, line in lines:
         assert "-c constraints.txt" in line, (path, line)
         assert "backends/torch" not in line or "torch==" in line, (path, line)
+
+
+def test_the_status_of_a_backend_contains_the_condition_of_its_probe():
+    info = BackendInfo("chip", (1, 0), "p", "1", selectable=False)
+    candidate = Candidate("chip", "p", "1", info=info, probe=ProbeResult(True, "needs an option"))
+    assert candidate.status == "usable (needs an option, only when named)"
+
+
+def test_the_line_about_a_host_name_is_a_warning(tmp_path):
+    """The server ends after the line, because there is no model."""
+    command = [sys.executable, "-m", "tgi", "serve", str(tmp_path), "--backend", "null"]
+    command += ["--hostname", "localhost", "--port", str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (line,) = [line for line in done.stderr.splitlines() if "Invalid hostname" in line]
+    assert " WARN" in line
+
+
+@pytest.mark.parametrize("flag", ["--waiting-served-ratio", "--max-waiting-tokens"])
+def test_help_names_the_backends_on_which_an_option_has_an_effect(capsys, flag):
+    assert main(["serve", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    about = text[text.index(f"{flag} ") :][:400]
+    assert "only on backends that compute prompts and decode rows in separate steps" in about
