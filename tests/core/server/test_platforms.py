@@ -169,10 +169,10 @@ async def test_configured_routes_have_the_errors_of_the_routes_behind_them(make_
             ):
                 headers = json_type | {"authorization": key}
                 expected = await client.request(method, ours, headers=headers, content=content)
-                given = await client.request(method, path, headers=headers, content=content)
-                assert given.status_code == expected.status_code >= 400
-                assert given.content == expected.content
-                assert given.headers.get("content-type") == expected.headers.get("content-type")
+                answered = await client.request(method, path, headers=headers, content=content)
+                assert answered.status_code == expected.status_code >= 400
+                assert answered.content == expected.content
+                assert answered.headers.get("content-type") == expected.headers.get("content-type")
 
 
 async def test_a_configured_route_does_not_replace_another_route(make_client):
