@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
-from tgi.server.error_responses import InternalError, error_response
+from tgi.server.error_responses import InternalError, error_response, native_route_error
 from tgi.server.generation.pipeline import ConcurrencyLimiter, GenerationPipeline
 from tgi.server.http.cors import CorsLayer
 from tgi.server.http.errors import RouteError
@@ -72,7 +72,7 @@ def _generation_paths(
         "/v1/messages": guarded(post=anthropic.messages, key_header="x-api-key"),
         "/v1/messages/count_tokens": guarded(post=anthropic.count_tokens, key_header="x-api-key"),
         "/invocations": guarded(post=platforms.invocations),
-        "/vertex": guarded(post=platforms.vertex),
+        "/vertex": guarded(post=platforms.vertex, error_response=native_route_error),
         "/v2": guarded(get=platforms.server_metadata),
         "/v2/health/live": guarded(get=platforms.live),
         "/v2/health/ready": guarded(get=platforms.live),
@@ -91,7 +91,7 @@ def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
         "/v1/models/{model:path}": open_route(get=models.retrieve),
         "/info": open_route(get=info.info),
         "/info/backend": open_route(get=info.backend),
-        "/health": open_route(get=info.health),
+        "/health": open_route(get=info.health, error_response=native_route_error),
         "/ping": open_route(get=info.health),
         "/metrics": open_route(get=info.metrics),
         "/docs": open_route(get=docs.redirect),
