@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError, TgiError
+from tgi.server.http.client_address import client_of, current_client
 from tgi.server.http.errors import HttpError, RouteError
 from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
 
@@ -77,6 +78,7 @@ class PathRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
         request = Request(scope, receive)
+        current_client.set(client_of(scope))
         try:
             response = await self._respond(request)
         except (RequestError, RejectionError, RouteError) as error:
