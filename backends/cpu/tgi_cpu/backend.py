@@ -39,7 +39,7 @@ from tgi_torch.memory import (
     state_bytes,
     weights_bytes,
 )
-from tgi_torch.model.fallback import refused_by_fallback, slow_by_fallback
+from tgi_torch.model.fallback import check_model, refused_by_fallback, slow_by_fallback
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
     describe_quantization,
@@ -147,6 +147,12 @@ class CpuBackend:
             ),
             *weights,
         )
+
+    def check(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
+        """Check the weight files as the loader does. For a model of an unknown architecture, this
+        method imports torch.
+        """
+        check_model(spec, config)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Create the worker. This method imports torch."""

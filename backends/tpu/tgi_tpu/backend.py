@@ -29,6 +29,7 @@ from tgi.backend import (
     rejected_options,
 )
 from tgi.worker.buckets import parse_token_buckets
+from tgi.worker.checkpoint import check_checkpoint
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
 from tgi_tpu.memory import (
@@ -168,6 +169,11 @@ class TpuBackend:
             "weights", f"int8, products in {dtype}" if config.quantize else dtype, whole
         )
         return (Implementation("attention", _KERNELS[chosen], others), weights)
+
+    def check(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
+        """Check the weight files as the loader does."""
+        if isinstance(spec, ModelSpec):
+            check_checkpoint(Path(config.model_path), spec)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Create the worker. This method imports JAX."""

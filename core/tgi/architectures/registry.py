@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
-from tgi.architectures.config_reader import ConfigReader, read_config
+from tgi.architectures.config_reader import read_config
+from tgi.architectures.generic import generic_spec
 from tgi.architectures.spec import Attention, GenericSpec, LatentAttention, ModelSpec
+from tgi.architectures.text_models import text_config_of, with_outer_names
 from tgi.errors import ModelError
 
 __all__ = ["ENTRY_POINT_GROUP", "FAMILIES", "load_spec"]
@@ -97,7 +99,7 @@ def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
     model_type = config["model_type"]
     reader = _find_reader(model_type)
     if reader is None:
-        return _generic_spec(config)
+        return _read_text_spec(config)
     spec = reader(config)
     if not isinstance(spec, ModelSpec):
         raise ModelError(
@@ -105,6 +107,25 @@ def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
             " a ModelSpec."
         )
     return spec
+
+
+def _read_text_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
+    """Read the spec of the text model in a model of an unknown `model_type`. The result is generic
+    if the text model is not built in either.
+    """
+    model_type = config["model_type"]
+    spelled = next((name for name in FAMILIES if name.lower() == model_type.lower()), None)
+    if spelled is not None:
+        raise ModelError(
+            f"`model_type` in config.json is `{model_type}`, but the architecture is called"
+            f" `{spelled}`.",
+            "Correct the spelling in the model's config.json.",
+        )
+    text = text_config_of(config)
+    if text is None or text["model_type"] not in FAMILIES:
+        return generic_spec(config)
+    spec = _read_spec(text)
+    return with_outer_names(spec, model_type) if isinstance(spec, ModelSpec) else spec
 
 
 def _find_reader(model_type: str) -> Callable[[dict[str, Any]], object] | None:
@@ -180,23 +201,4 @@ def _is_rotary(spec: ModelSpec) -> bool:
         isinstance(mixer, LatentAttention)
         or (isinstance(mixer, Attention) and mixer.rope is not None)
         for mixer in mixers
-    )
-
-
-def _generic_spec(config: dict[str, Any]) -> GenericSpec:
-    text = config.get("text_config")
-    reader = ConfigReader(text if isinstance(text, dict) else config)
-    hidden = reader.integer("hidden_size", "n_embd", "d_model")
-    num_heads = reader.integer("num_attention_heads", "n_head", "n_heads", "num_heads", default=1)
-    return GenericSpec(
-        model_type=config["model_type"],
-        vocab_size=reader.integer("vocab_size"),
-        hidden_size=hidden,
-        num_layers=reader.integer("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-        num_kv_heads=reader.integer("num_key_value_heads", "num_kv_heads", default=num_heads),
-        head_dim=reader.integer("head_dim", "d_kv", default=max(1, hidden // num_heads)),
-        max_positions=reader.integer(
-            "max_position_embeddings", "n_positions", "max_seq_len", default=0, minimum=0
-        ),
-        config=config,
     )

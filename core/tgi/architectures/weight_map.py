@@ -20,6 +20,7 @@ from tgi.errors import ModelError
 
 __all__ = [
     "Placement",
+    "check_shape",
     "left_over_names",
     "placements",
     "sample_placements",
@@ -255,6 +256,19 @@ def stored_shape(placement: Placement) -> Shape:
     return (shape[0] * shape[1], *shape[2:]) if placement.rule.layout == "flat" else shape
 
 
+def check_shape(shape: Shape, placement: Placement) -> None:
+    """Raise `ModelError` with the tensor's name if the checkpoint's tensor has another shape than
+    the model requires.
+    """
+    expected = stored_shape(placement)
+    if shape != expected:
+        raise ModelError(
+            f"The tensor `{placement.name}` has shape {list(shape)}, but config.json requires"
+            f" {list(expected)}.",
+            "The weight files and config.json do not belong together.",
+        )
+
+
 def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:
     """Split a checkpoint tensor into the pieces of its parameters, oriented as in `tensor_shapes`.
 
@@ -262,13 +276,8 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
     if its shape is wrong.
     """
     whole = cast(_Array, tensor)
+    check_shape(tuple(whole.shape), placement)
     expected = stored_shape(placement)
-    if tuple(whole.shape) != expected:
-        raise ModelError(
-            f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json requires"
-            f" {list(expected)}.",
-            "The weight files and config.json do not belong together.",
-        )
     parameters, shapes = placement.parameters, placement.shapes
     if placement.rule.layout == "flat":
         whole = whole.reshape((shapes[0][0], -1, *expected[1:]))

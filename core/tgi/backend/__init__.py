@@ -53,7 +53,14 @@ from tgi.backend.model_files import (
     ModelFilesWanted,
     ModelFormat,
 )
-from tgi.backend.protocols import Backend, Explainer, ModelReader, Worker, WorkerReporter
+from tgi.backend.protocols import (
+    Backend,
+    Explainer,
+    ModelChecker,
+    ModelReader,
+    Worker,
+    WorkerReporter,
+)
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -115,6 +122,7 @@ __all__ = [
     "LogprobsMode",
     "MediaInput",
     "MemoryItem",
+    "ModelChecker",
     "ModelDescription",
     "ModelError",
     "ModelFilesWanted",

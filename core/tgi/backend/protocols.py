@@ -21,7 +21,7 @@ from tgi.backend.control import Control, ControlResult
 from tgi.backend.model_files import ModelDescription
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
-__all__ = ["Backend", "Explainer", "ModelReader", "Worker", "WorkerReporter"]
+__all__ = ["Backend", "Explainer", "ModelChecker", "ModelReader", "Worker", "WorkerReporter"]
 
 
 class WorkerReporter(Protocol):
@@ -125,6 +125,20 @@ class Explainer(Protocol):
     ) -> tuple[Implementation, ...]:
         """Return one entry per operation that has several implementations. This method loads no
         weights, but it may import the framework.
+        """
+
+
+@runtime_checkable
+class ModelChecker(Protocol):
+    """An optional method of a backend: it checks the files of a model that the backend supports.
+
+    `tgi inspect`, `tgi doctor` and `tgi migrate` call this method, so that they reject the models
+    that `Worker.load` rejects.
+    """
+
+    def check(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
+        """Raise the `ModelError` that `Worker.load` would raise, as far as it is known without
+        reading the weights. May import the framework.
         """
 
 

@@ -25,16 +25,14 @@ from tgi.config import (
     process_environment,
     read_environment,
 )
-from tgi.errors import BackendError
 from tgi.models import (
     MemoryEstimate,
     ModelSource,
-    describe_model,
+    StartRequest,
     engine_config,
     estimate_memory,
-    find_model,
-    installed_formats,
-    select_backend,
+    readiness,
+    with_description,
     with_plugin_options,
 )
 from tgi.plugins import AUTO, BackendRegistry, Candidate
@@ -50,8 +48,8 @@ With MODEL, also report:
   * how the backend would compute each operation, and why each alternative was rejected;
   * how much memory the model needs and which limits the memory allows.
 
-The command reads config.json and the headers of the weight files. It does not load the weights. A
-model from the hub is downloaded into the cache first. --json prints JSON.
+The command reads config.json, the tokenizer and the headers of the weight files. It does not load
+the weights. A model from the hub is downloaded into the cache first. --json prints JSON.
 
 The exit code is 0 if the model can be served, and 1 if not. Without MODEL it is 0 if a backend can
 be used."""
@@ -161,6 +159,13 @@ class _Question:
         """The parsed options."""
         return self.parsed.options
 
+    @property
+    def request(self) -> StartRequest:
+        """The start that is examined."""
+        return StartRequest(
+            self.parsed, read_environment(self.variables), self.variables, self.registry
+        )
+
 
 def _machine() -> Machine:
     return Machine(__version__, platform.python_version(), platform.platform(), os.cpu_count())
@@ -176,27 +181,27 @@ def _diagnose(question: _Question) -> Diagnosis:
 
 
 def _diagnose_model(question: _Question) -> Diagnosis:
-    options, registry = question.options, question.registry
-    environment = read_environment(question.variables)
-    readable = installed_formats(registry, options.backend)
-    source = find_model(options, environment, readable, lambda _: None)
-    try:
-        model = describe_model(source, options, environment, readable)
-    except BackendError as error:
-        return _undescribed(question, source, str(error))
-    spec, form = model.spec, source.model_format.name
+    options, registry, request = question.options, question.registry, question.request
+    ready = with_description(request, readiness(request))
+    problem = "" if ready.problem is None else str(ready.problem)
+    if ready.model is None:
+        return _undescribed(question, ready.source, problem)
+    model, environment = ready.model, request.environment
     base = engine_config(model, question.parsed, environment)
     facts = tuple(backend_facts(_asked(question, name, base)) for name in registry.names)
+    source, spec = model.source, model.spec
     model_facts = ModelFacts(
-        source.model_id, source.revision, spec.model_type, spec.max_positions or None, form
+        source.model_id,
+        source.revision,
+        spec.model_type,
+        spec.max_positions or None,
+        source.model_format.name,
     )
-    try:
-        config, selection = select_backend(
-            model, question.parsed, environment, question.variables, registry=registry
-        )
-    except BackendError as error:
-        return Diagnosis(_machine(), facts, str(error), model_facts)
-    chosen = selection.chosen
+    diagnosis = Diagnosis(_machine(), facts, problem, model_facts)
+    config = ready.config
+    if problem or ready.selection is None or config is None:
+        return diagnosis
+    chosen = ready.selection.chosen
     memory = _estimate(chosen, config, options)
     limits = Limits(
         memory.max_total_tokens,
@@ -206,14 +211,22 @@ def _diagnose_model(question: _Question) -> Diagnosis:
         options.max_concurrent_requests,
     )
     operations = tuple(map(Operation.of, registry.explain(chosen, config)))
-    return Diagnosis(
-        _machine(), facts, memory.problem, model_facts, chosen.name, operations, memory, limits
+    return msgspec.structs.replace(
+        diagnosis,
+        problem=memory.problem,
+        chosen=chosen.name,
+        operations=operations,
+        memory=memory,
+        limits=limits,
     )
 
 
-def _undescribed(question: _Question, source: ModelSource, problem: str) -> Diagnosis:
+def _undescribed(question: _Question, source: ModelSource | None, problem: str) -> Diagnosis:
     """The diagnosis of a model that no installed backend can describe."""
-    registry, form = question.registry, source.model_format.name
+    registry = question.registry
+    if source is None:
+        return Diagnosis(_machine(), tuple(map(backend_facts, registry.candidates())), problem)
+    form = source.model_format.name
     facts = tuple(
         backend_facts(registry.candidate_for_format(name, form)) for name in registry.names
     )

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 from starlette.types import ASGIApp
@@ -17,7 +16,7 @@ from tgi.backend import Agreement
 from tgi.config import Environment, ServeOptions, num_shard_of
 from tgi.engine.client import EngineClient
 from tgi.errors import ConfigError, ModelError
-from tgi.models import Model, find_tokenizer
+from tgi.models import Model, read_texts
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
 from tgi.server.state import ServerConfig, ServerState
@@ -54,7 +53,7 @@ class Frontend:
         """Read the tokenizer and the chat template, and start the template process and the trace
         exporter. Callbacks that stop the template process and the exporter are added to `parts`.
         """
-        tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, model)
+        tokenizer, chat_template = await asyncio.to_thread(read_texts, options, model)
         renderer = await _start_chat_template(chat_template, parts)
         return cls(options, environment, model, tokenizer, renderer, _start_traces(options, parts))
 
@@ -78,14 +77,6 @@ class Frontend:
         return create_app(
             ServerState(config, engine, pool, self.chat_template, metrics, self.exporter)
         )
-
-
-def _read_texts(options: ServeOptions, model: Model) -> tuple[Tokenizer, ChatTemplate | None]:
-    template_file = (
-        None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
-    )
-    folder = find_tokenizer(model)
-    return Tokenizer.load(folder), ChatTemplate.load(folder, template_file)
 
 
 def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:

@@ -19,10 +19,10 @@ from tgi.config import (
 )
 from tgi.models import (
     ModelCard,
-    describe_model,
-    find_model,
+    StartRequest,
     inspect_model,
-    installed_formats,
+    readiness,
+    with_description,
 )
 from tgi.plugins import BackendRegistry
 
@@ -35,8 +35,10 @@ _FLAGS = (
         "--huggingface-hub-cache",
         "--weights-cache-override",
         "--trust-remote-code",
+        "--tokenizer-config-path",
     ),
     *(
+        "--backend",
         "--dtype",
         "--quantize",
         "--kv-cache-dtype",
@@ -50,8 +52,11 @@ _FLAGS = (
 _HELP = """Usage: tgi inspect MODEL [--json] [OPTIONS]
 
 Print the family of MODEL, its parameters, the memory of its parts and of a token in the KV cache,
-and which of the installed backends can run it and how. The command reads config.json and the
-headers of the weight files. It loads no weights. A hub model is first fetched into the cache. """
+and which of the installed backends can run it and how. The command reads config.json, the tokenizer
+and the headers of the weight files. It loads no weights. A hub model is first fetched into the
+cache.
+
+The exit code is 0 if the model can be served with the given options, and 1 if not. """
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -71,9 +76,10 @@ def run(arguments: Sequence[str]) -> int:
             )
     variables = process_environment()
     known = {row.environment for row in rows}
-    options = parse_arguments(
+    parsed = parse_arguments(
         words, {name: value for name, value in variables.items() if name in known}
-    ).options
+    )
+    options = parsed.options
     if options.model_id is None:
         raise UsageError(
             "error: no model was named.", "Name a folder, or a hub id like `owner/name`."
@@ -81,14 +87,17 @@ def run(arguments: Sequence[str]) -> int:
     environment = read_environment(variables)
     configure_logging(environment.log_level, options.json_output)
     registry = BackendRegistry()
-    readable = installed_formats(registry)
-    source = find_model(options, environment, readable, lambda _: None)
-    card = inspect_model(describe_model(source, options, environment, readable), options, registry)
+    request = StartRequest(parsed, environment, variables, registry)
+    ready = with_description(request, readiness(request))
+    if ready.model is None:
+        raise ready.problem or AssertionError("a model without a problem was described")
+    problem = "" if ready.problem is None else str(ready.problem)
+    card = inspect_model(ready.model, options, registry, problem)
     if "--json" in arguments:
         print(msgspec.json.format(msgspec.json.encode(card), indent=2).decode())
     else:
         _print_card(card)
-    return 0
+    return 1 if problem else 0
 
 
 def _print_card(card: ModelCard) -> None:
@@ -123,6 +132,7 @@ def _print_card(card: ModelCard) -> None:
     for status in card.backends:
         sums = [f"{label} {format_bytes(num_bytes)}" for label, num_bytes in status.memory.items()]
         _print_rows([(status.backend, "; ".join([status.status, *status.reasons, *sums]))])
+    print(f"\n{f'problem: {card.problem}' if card.problem else 'no problem found'}")
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

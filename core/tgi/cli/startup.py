@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, final
 import uvloop
 
 from tgi import __version__
-from tgi.architectures import GenericSpec
 from tgi.backend import Agreement, RequestedLimits
 from tgi.cli.http.cycle import server_ends
 from tgi.cli.http.limits import HttpLimits, check_descriptors
@@ -38,8 +37,7 @@ from tgi.config import (
 )
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Start
-from tgi.errors import ConfigError
-from tgi.models import Model, describe_model, find_model, select_backend, usable_formats
+from tgi.models import Model, StartRequest, choose_backend, find_source, read_model
 from tgi.plugins import BackendRegistry
 from tgi.scheduler.records import SchedulerConfig
 
@@ -159,15 +157,12 @@ async def _start(
         display.log(note)
     if options.env:
         _log_machine(context)
-    model = await asyncio.to_thread(_find_model, context)
-    display.phase("backend", options.backend)
-    config, selection = select_backend(
-        model,
-        context.parsed,
-        context.environment,
-        context.variables,
-        registry=context.registry,
+    request = StartRequest(
+        context.parsed, context.environment, context.variables, context.registry, display.log
     )
+    model = await asyncio.to_thread(_find_model, context, request)
+    display.phase("backend", options.backend)
+    config, selection = choose_backend(request, model)
     for candidate in selection.candidates:
         display.log(f"  {candidate.name}: {candidate.status}")
     start = Start(
@@ -217,38 +212,16 @@ async def _prepare_frontend(context: _Context, model: Model, parts: AsyncExitSta
     return frontend
 
 
-def _find_model(context: _Context) -> Model:
+def _find_model(context: _Context, request: StartRequest) -> Model:
     """Find the model to serve and read its description. The backends determine which files are
     required.
     """
-    options, environment, display = context.options, context.environment, context.display
-    display.phase("model", options.model_id or "demo")
-    readable = usable_formats(context.registry, options.backend)
-    source = find_model(options, environment, readable, display.log)
-    context.registry.usable(options.backend, source.model_format.name)
-    model = describe_model(source, options, environment, readable)
-    _check_trust(options, model)
+    display = context.display
+    display.phase("model", context.options.model_id or "demo")
+    model = read_model(request, find_source(request))
     for notice in model.notices:
         display.log(notice)
     return model
-
-
-def _check_trust(options: ServeOptions, model: Model) -> None:
-    """Raise `ConfigError` if code from a model repository would run and the revision is not a
-    commit. The code at a commit cannot change.
-    """
-    runs_code = (
-        options.trust_remote_code
-        and isinstance(model.spec, GenericSpec)
-        and bool(model.spec.config.get("auto_map"))
-    )
-    source = model.source
-    if runs_code and not source.is_pinned:
-        raise ConfigError(
-            f"`--trust-remote-code` runs the code of `{source.model_id}`. It requires `--revision`"
-            f" with a commit of 40 digits. Given: {options.revision or 'none'}.",
-            f"Read the code, then add `--revision {source.revision or '<commit>'}`.",
-        )
 
 
 def _requested(options: ServeOptions, model: Model) -> RequestedLimits:

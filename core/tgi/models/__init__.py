@@ -4,6 +4,16 @@ from tgi.models.backend_choice import engine_config, select_backend, with_plugin
 from tgi.models.formats import ReadableFormats, installed_formats, usable_formats
 from tgi.models.inspection import BackendStatus, ModelCard, inspect_model
 from tgi.models.memory_estimate import MemoryEstimate, estimate_memory
+from tgi.models.readiness import (
+    Readiness,
+    StartRequest,
+    choose_backend,
+    find_source,
+    read_model,
+    read_texts,
+    readiness,
+    with_description,
+)
 from tgi.models.resolution import check_weights, describe_model, find_model, find_tokenizer
 from tgi.models.source import Model, ModelSource
 
@@ -14,15 +24,23 @@ __all__ = [
     "ModelCard",
     "ModelSource",
     "ReadableFormats",
+    "Readiness",
+    "StartRequest",
     "check_weights",
+    "choose_backend",
     "describe_model",
     "engine_config",
     "estimate_memory",
     "find_model",
+    "find_source",
     "find_tokenizer",
     "inspect_model",
     "installed_formats",
+    "read_model",
+    "read_texts",
+    "readiness",
     "select_backend",
     "usable_formats",
+    "with_description",
     "with_plugin_options",
 ]

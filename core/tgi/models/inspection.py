@@ -61,11 +61,14 @@ class ModelCard(msgspec.Struct, frozen=True):
     parts: tuple[Part, ...]
     backends: tuple[BackendStatus, ...]
     format: str = SAFETENSORS.name
+    problem: str = ""  # empty if the model can be served with the given options
 
 
-def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry) -> ModelCard:
-    """Describe the model and query every installed backend. Raises `ModelError` if the weight files
-    cannot be read.
+def inspect_model(
+    model: Model, options: ServeOptions, registry: BackendRegistry, problem: str = ""
+) -> ModelCard:
+    """Describe the model and query every installed backend. `problem` is the reason for which the
+    model cannot be served. Raises `ModelError` if the weight files cannot be read.
     """
     source, spec = model.source, model.spec
     is_safetensors = source.model_format.name == SAFETENSORS.name
@@ -90,6 +93,7 @@ def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry
         parts=_parts(tensors),
         backends=_statuses(model, options, registry),
         format=source.model_format.name,
+        problem=problem,
     )
 
 

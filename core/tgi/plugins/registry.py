@@ -22,6 +22,7 @@ from tgi.backend import (
     EngineConfig,
     Explainer,
     Implementation,
+    ModelChecker,
     ModelDescription,
     ModelReader,
     ProbeResult,
@@ -207,6 +208,19 @@ class BackendRegistry:
             f"describe `{model_path}`",
             lambda: backend.describe_model(model_path, model_format, cache_dir),
         )
+
+    @staticmethod
+    def check(candidate: Candidate, config: EngineConfig) -> None:
+        """Raise the error with which a usable backend would reject the files of the model of
+        `config`. Does nothing if the backend has no method `check`.
+        """
+        backend: object = candidate.backend
+        if isinstance(backend, ModelChecker):
+            call_plugin(
+                candidate.name,
+                f"check `{config.model_path}`",
+                lambda: backend.check(config.spec, config),
+            )
 
     @staticmethod
     def explain(candidate: Candidate, config: EngineConfig) -> tuple[Implementation, ...]:

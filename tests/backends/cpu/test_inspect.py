@@ -13,11 +13,12 @@ from tests.backends.checkpoints import save_checkpoint
 from tgi.architectures import load_spec
 from tgi.backend import EngineConfig
 from tgi.cli import main
+from tgi.testing.tiny_models import write_tokenizer
 from tgi_cpu import tgi_backend
 
 
-def inspect(capsys, *words):
-    assert main(["inspect", *map(str, words), "--json"]) == 0
+def inspect(capsys, *words, exit_code=0):
+    assert main(["inspect", *map(str, words), "--json"]) == exit_code
     card = json.loads(capsys.readouterr().out)
     return card, {backend["backend"]: backend for backend in card["backends"]}
 
@@ -25,6 +26,7 @@ def inspect(capsys, *words):
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     path = tmp_path_factory.mktemp("llama")
+    write_tokenizer(path)
     return path, save_checkpoint("llama", path, dtype=torch.bfloat16)
 
 
@@ -51,7 +53,7 @@ def test_options_change_the_response(llama, capsys):
     path, _ = llama
     _, backends = inspect(capsys, path, "--dtype", "float32")
     assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * 8 * 4
-    _, backends = inspect(capsys, path, "--quantize", "awq")
+    _, backends = inspect(capsys, path, "--quantize", "awq", exit_code=1)
     assert backends["cpu"]["status"] == "no"
     assert "--quantize awq" in backends["cpu"]["reasons"][0]
     card, _ = inspect(capsys, path, "--rope-factor", "2")
@@ -66,6 +68,7 @@ def test_a_family_that_only_transformers_knows(tmp_path, capsys):
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
+    write_tokenizer(tmp_path)
     model = save_checkpoint("smollm3", tmp_path, num_key_value_heads=1, pad_token_id=0, **sizes)
     card, backends = inspect(capsys, tmp_path)
     assert (card["family"], card["is_built_in"]) == ("smollm3", False)
@@ -93,7 +96,8 @@ def test_no_weight_is_read(llama, tmp_path, capsys):
     )
     (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
     os.truncate(path / "model.safetensors", 8 + len(header) + rows * columns * 2)
-    card, _ = inspect(capsys, path)
+    card, _ = inspect(capsys, path, exit_code=1)
+    assert "has no tensor `norm.weight`" in card["problem"]
     assert card["parts"] == [
         {
             "name": "model.embed_tokens",

@@ -22,7 +22,7 @@ from tgi.architectures import load_spec
 from tgi.backend import FEATURES, EngineConfig, ModelError, RequestedLimits, SamplingParams
 from tgi.testing.conformance.backend_under_test import RecordingReporter, start
 from tgi_cpu import tgi_backend
-from tgi_torch.model.transformers_model import load_transformers_model
+from tgi_torch.model.transformers_loading import load_transformers_model
 
 SMALL = {
     "vocab_size": 101,
@@ -36,6 +36,13 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+MAMBA = {
+    "mamba_d_state": 8,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
 FAMILIES = {
     "smollm3": SMALL,
     "jamba": (
@@ -47,9 +54,46 @@ FAMILIES = {
             "attn_layer_offset": 1,
         }
     ),
+    "bamba": SMALL | MAMBA | {"attn_layer_indices": [1]},
+    "falcon_h1": SMALL | MAMBA | {"mamba_d_ssm": 64},
+    "llama4_text": (
+        SMALL
+        | {
+            "head_dim": 8,
+            "intermediate_size_mlp": 40,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "attention_chunk_size": 64,
+        }
+    ),
+    "minimax": SMALL | {"head_dim": 8, "num_local_experts": 2, "block_size": 8},
+    "nemotron_h": (
+        SMALL
+        | {
+            "head_dim": 8,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 16,
+            "n_groups": 1,
+            "ssm_state_size": 8,
+            "chunk_size": 8,
+            "layers_block_type": ["mamba", "attention"],
+        }
+    ),
+    "qwen3_5_text": (
+        SMALL
+        | {
+            "head_dim": 8,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        }
+    ),
 }
-"""A family with attention only, and one with recurrent layers whose code cannot process a prompt in
-chunks.
+"""The first family has attention only. The others have recurrent layers, code that cannot process a
+prompt in chunks, a cache of their own class, positions that have to be passed, or a head that reads
+attributes of the layers.
 """
 
 NUM_PROMPTS = 20
@@ -205,7 +249,7 @@ from pathlib import Path
 import torch
 from tgi.architectures import load_spec
 from tgi.backend import ModelError
-from tgi_torch.model.transformers_model import load_transformers_model
+from tgi_torch.model.transformers_loading import load_transformers_model
 CPU, print_nothing = torch.device("cpu"), lambda done, total: None
 canary = Path(os.environ["CANARY"])
 for path in map(Path, sys.argv[1:]):

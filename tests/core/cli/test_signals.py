@@ -38,4 +38,4 @@ def test_a_signal_drains_and_exits_with_zero(tmp_path, tiny_model, number, send)
     text = log.read_text()
     assert "Shutting down" in text
     assert "Traceback" not in text
-    assert "restarting" not in text
+    assert "is restarted" not in text

@@ -156,7 +156,7 @@ async def test_a_client_disconnect_during_crash_isolation_does_not_affect_others
         first, second, crashing = (
             engine.submit(request(prompt, 60)) for prompt in ([5], [6], [CRASHING])
         )
-        while "restarting" not in " ".join(engine.log[1:]):
+        while "is restarted" not in " ".join(engine.log[1:]):
             await asyncio.sleep(0.01)
         while not engine.client.is_healthy:
             await asyncio.sleep(0.01)

@@ -137,10 +137,10 @@ async def test_an_adapter_that_cannot_be_loaded_again_fails_its_sequences_only(
         )
         assert (tokens, error) == (undisturbed, None)
         assert lost == "Adapter 1 is not loaded"
-        assert any("refused `adapter_load`" in line for line in engine.log)
+        assert any("rejected `adapter_load`" in line for line in engine.log)
         os.kill(engine.client.pid, signal.SIGKILL)
         assert (await engine.tokens(request(PROMPT, 24)))[0] == undisturbed
-        assert sum("refused `adapter_load`" in line for line in engine.log) == 1
+        assert sum("rejected `adapter_load`" in line for line in engine.log) == 1
 
 
 async def test_an_engine_that_slept_sleeps_again_after_a_restart(complete_start):

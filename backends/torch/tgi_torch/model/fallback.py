@@ -6,11 +6,13 @@ A backend calls these functions before it imports torch, so this module imports 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
-from tgi.architectures import GenericSpec
+from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import EngineConfig
+from tgi.worker.checkpoint import check_checkpoint
 
-__all__ = ["refused_by_fallback", "slow_by_fallback"]
+__all__ = ["check_model", "refused_by_fallback", "slow_by_fallback"]
 
 
 def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, ...]:
@@ -42,3 +44,20 @@ def slow_by_fallback(spec: GenericSpec) -> str:
         f"the architecture `{spec.model_type}` is not built in: it runs with transformers'"
         " modelling code, one sequence after the other and without a prefix cache"
     )
+
+
+def check_model(spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
+    """Check the files of a model as the loader does, without reading the weights.
+
+    A model of an unknown architecture is built without memory by `transformers`, for which torch is
+    imported. Raises `ModelError`.
+    """
+    path = Path(config.model_path)
+    if isinstance(spec, ModelSpec):
+        check_checkpoint(path, spec)
+        return
+    check_checkpoint(path)
+    # Only the workers and this check import torch, and only for an unknown architecture.
+    from tgi_torch.model.transformers_loading import check_transformers_model  # noqa: PLC0415
+
+    check_transformers_model(spec, path, trust_remote_code=config.trust_remote_code)

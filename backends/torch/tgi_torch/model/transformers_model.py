@@ -10,83 +10,43 @@ memory. The index of a sequence in the cache group `state` identifies its cache 
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, final
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
-from transformers.utils.logging import disable_progress_bar
 
 from tgi.architectures import GenericSpec
 from tgi.backend import Limits, ModelError
-from tgi.worker.parts import Progress
 from tgi_torch.attention.paged import AttentionMetadata
 
-__all__ = ["TransformersModel", "load_transformers_model"]
+__all__ = [
+    "CACHE_ARGUMENTS",
+    "RUNNING_ERRORS",
+    "TransformersModel",
+    "find_body",
+    "first_line",
+    "no_cache",
+    "refusal",
+]
 
+CACHE_ARGUMENTS = ("past_key_values", "cache_params")
 _CHECK_TOKENS = 6
 # The limit is a fraction of the logits' standard deviation. Rounding errors are far below this
 # limit. The error after the loss of a state is far above this limit.
 _MAX_DEVIATION = 0.05
-
-
-def load_transformers_model(
-    spec: GenericSpec,
-    dtype: torch.dtype,
-    device: torch.device,
-    path: Path,
-    progress: Progress,
-    *,
-    trust_remote_code: bool,
-) -> TransformersModel:
-    """Build and check the model in `path`.
-
-    Code from the checkpoint is executed only if `trust_remote_code` is set. Raises `ModelError`.
-    """
-    progress(0, 1)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    if trust_remote_code:
-        _check_code_is_local(spec)
-    try:
-        config = AutoConfig.from_pretrained(
-            path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (
-        AttributeError,
-        ImportError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        if not trust_remote_code and "trust_remote_code" in str(error):
-            raise ModelError(
-                f"The architecture `{spec.model_type}` needs code that comes with the checkpoint,"
-                " and such code is not run.",
-                "If you trust it, read it and use `--trust-remote-code`, with its commit as"
-                " `--revision` for a hub model.",
-            ) from error
-        raise _refusal(spec, _first_line(error)) from error
-    model, report = loaded
-    _check_weights(path, report)
-    fallback = TransformersModel(spec, model.to(device).eval())
-    progress(1, 1)
-    return fallback
+# The modelling code of a checkpoint can raise any of these errors.
+RUNNING_ERRORS = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @final
@@ -101,8 +61,9 @@ class TransformersModel:
         self.spec = spec
         self._model = model
         self._num_blocks = self._block_size = 0
-        self._caches: dict[int, DynamicCache] = {}
+        self._caches: dict[int, object] = {}
         self._cache_argument = "past_key_values"
+        self._has_positions = False
         with torch.inference_mode():
             self._body, self.is_chunked = self._split_and_check()
 
@@ -171,11 +132,13 @@ class TransformersModel:
         )
         parts = []
         for state, tokens, query_len, context_len in rows:
-            if query_len == context_len:
-                self._caches[state] = self._new_cache()
-            parts.append(self._hidden(tokens, self._caches[state]))
-        hidden = torch.cat(parts)
-        return hidden if wanted is None else hidden.index_select(0, wanted)
+            start = context_len - query_len
+            hidden, self._caches[state] = self._hidden(
+                tokens, self._caches[state] if start else None, start
+            )
+            parts.append(hidden)
+        vectors = torch.cat(parts)
+        return vectors if wanted is None else vectors.index_select(0, wanted)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits float32 [N, vocab] of hidden vectors [N, hidden].
@@ -185,13 +148,19 @@ class TransformersModel:
         logits: Tensor = self._model(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits
         return logits[0].float()
 
-    def _new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self._model.config)
+    def _hidden(self, tokens: Tensor, cache: object, start: int) -> tuple[Tensor, object]:
+        """Compute the hidden vectors of the tokens after the first `start` tokens of a sequence.
 
-    def _hidden(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
-        arguments: dict[str, Any] = {self._cache_argument: cache}
-        hidden: Tensor = self._body(input_ids=tokens.unsqueeze(0), use_cache=True, **arguments)[0]
-        return hidden[0]
+        Returns the vectors and the cache. At the start of a sequence, `cache` is None, and the
+        modelling code creates a cache of its own class.
+        """
+        arguments: dict[str, Any] = {} if cache is None else {self._cache_argument: cache}
+        if self._has_positions:
+            last = start + len(tokens)
+            arguments["position_ids"] = torch.arange(start, last, device=tokens.device)[None]
+        output = self._body(input_ids=tokens.unsqueeze(0), use_cache=True, **arguments)
+        hidden: Tensor = output[0]
+        return hidden[0], output.get(self._cache_argument)
 
     def _split_and_check(self) -> tuple[torch.nn.Module, bool]:
         """Separate the body from the model, and compare the two parts with the whole model."""
@@ -199,113 +168,99 @@ class TransformersModel:
             self._model,
             torch.arange(_CHECK_TOKENS, device=self._model.device) % self.spec.vocab_size,
         )
-        name = model.base_model_prefix
-        body = getattr(model, name, None)
-        if not isinstance(body, torch.nn.Module) or body is model:
-            raise _refusal(
-                self.spec, "its modelling code does not separate the layers from the head"
-            )
+        name, body = find_body(self.spec, model)
         outputs: list[ModelOutput] = []
         hook = body.register_forward_hook(lambda _, __, output: outputs.append(output))
-        expected = model(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0].float()
-        hook.remove()
+        try:
+            expected = model(input_ids=tokens.unsqueeze(0), use_cache=False).logits[0].float()
+        except RUNNING_ERRORS as error:
+            raise refusal(self.spec, f"a test run failed: {first_line(error)}") from error
+        finally:
+            hook.remove()
         if not outputs or not isinstance(outputs[0], ModelOutput):
-            raise _refusal(
-                self.spec, "its modelling code does not separate the layers from the head"
-            )
-        setattr(model, name, _Replay(type(outputs[0])))
-        self._body = body
-        if "cache_params" in inspect.signature(body.forward).parameters:
-            self._cache_argument = "cache_params"
-        one_by_one, in_chunks = (
-            self._deviation(tokens, expected, size) for size in (1, _CHECK_TOKENS // 2)
-        )
-        if one_by_one > _MAX_DEVIATION:
-            raise _refusal(
+            raise refusal(
                 self.spec,
-                "its modelling code does not keep a sequence's state in a cache that can be"
-                " passed on",
+                f"the class {type(model).__name__} does not separate the layers from the head",
             )
-        return body, in_chunks <= _MAX_DEVIATION
+        model.set_submodule(name, _Replay(type(outputs[0]), body))
+        self._body = body
+        parameters = inspect.signature(body.forward).parameters
+        self._has_positions = "position_ids" in parameters
+        if "cache_params" in parameters:
+            self._cache_argument = "cache_params"
+        reason = self._problem_with_chunks(tokens, expected, 1)
+        if reason:
+            raise refusal(self.spec, reason)
+        return body, not self._problem_with_chunks(tokens, expected, _CHECK_TOKENS // 2)
 
-    def _deviation(self, tokens: Tensor, expected: Tensor, size: int) -> float:
-        """Return the largest difference from the logits of the whole model if `tokens` are computed
-        in chunks.
+    def _problem_with_chunks(self, tokens: Tensor, expected: Tensor, size: int) -> str:
+        """Compute `tokens` in chunks, and compare the result with the logits of the whole model.
 
         `size` is the number of tokens in a chunk. The difference is divided by the standard
-        deviation of the logits. The result is infinite if the model cannot run with chunks.
+        deviation of the logits. Returns the reason if the results are different, or if the model
+        cannot run with chunks. Otherwise the result is empty.
         """
-        cache = self._new_cache()
+        cache, parts = None, []
         try:
-            hidden = torch.cat([self._hidden(part, cache) for part in torch.split(tokens, size)])
-            logits = self.logits(hidden)
-        except (
-            AttributeError,
-            IndexError,
-            NotImplementedError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):
-            return float("inf")
-        return float((logits - expected).abs().max() / expected.std())
+            for start in range(0, len(tokens), size):
+                hidden, cache = self._hidden(tokens[start : start + size], cache, start)
+                if cache is None:
+                    return no_cache(self._body)
+                parts.append(hidden)
+            logits = self.logits(torch.cat(parts))
+        except RUNNING_ERRORS as error:
+            return f"a test run in several steps failed: {first_line(error)}"
+        if float((logits - expected).abs().max() / expected.std()) <= _MAX_DEVIATION:
+            return ""
+        return (
+            f"the logits of the class {type(self._model).__name__} are different if the tokens are"
+            " computed in several steps"
+        )
 
 
 @final
 class _Replay(torch.nn.Module):
     """A replacement of the body that returns its input vectors.
 
-    With this replacement the model computes only its head.
+    With this replacement the model computes only its head. All other attributes are those of the
+    body, because a head may use them.
     """
 
-    def __init__(self, output_type: type[ModelOutput]) -> None:
+    def __init__(self, output_type: type[ModelOutput], body: torch.nn.Module) -> None:
         super().__init__()
         self._output_type = output_type
+        self._bodies = (body,)  # in a tuple, the body is not a submodule
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the body
+        return getattr(self.__dict__["_bodies"][0], name)
 
     def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> ModelOutput:
         """Return `inputs_embeds` in the output type of the body."""
         return self._output_type(last_hidden_state=inputs_embeds)
 
 
-def _check_code_is_local(spec: GenericSpec) -> None:
-    """Raise `ModelError` if the code is in another repository, because the revision of that
-    repository is not fixed.
+def find_body(spec: GenericSpec, model: PreTrainedModel) -> tuple[str, torch.nn.Module]:
+    """Return the module with the layers, and its name in the model. Raises `ModelError` if the
+    modelling code does not separate the layers from the head.
     """
-    entries = spec.config.get("auto_map")
-    values = (
-        itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in entries.values())
-        if entries
-        else ()
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    modules = (
+        getattr(model, model.base_model_prefix, None),
+        decoder,
+        getattr(model, "model", None),
     )
-    elsewhere = sorted(
-        {value.partition("--")[0] for value in values if isinstance(value, str) and "--" in value}
+    for body in modules:
+        if isinstance(body, torch.nn.Module) and body is not model:
+            name = next((name for name, module in model.named_modules() if module is body), "")
+            if name:
+                return name, body
+    raise refusal(
+        spec,
+        f"the class {type(model).__name__} does not separate the layers from the head",
     )
-    if elsewhere:
-        raise ModelError(
-            f"The config takes code from another repository, {', '.join(elsewhere)}, which has no"
-            " fixed revision.",
-            "Copy the code to the folder of the weights and remove the repository's name from"
-            " `auto_map`.",
-        )
 
 
-def _check_weights(path: Path, report: Mapping[str, Any]) -> None:
-    for key, problem in (
-        ("missing_keys", "is missing"),
-        ("mismatched_keys", "has a different shape than the config requires"),
-    ):
-        names = sorted(
-            str(item[0] if isinstance(item, tuple) else item) for item in report.get(key, ())
-        )
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ModelError(
-                f"{path}: tensor `{names[0]}` {problem}{more}.",
-                "Check that config.json belongs to these weights.",
-            )
-
-
-def _refusal(spec: GenericSpec, reason: str) -> ModelError:
+def refusal(spec: GenericSpec, reason: str) -> ModelError:
     return ModelError(
         f"transformers {transformers.__version__} cannot run the architecture `{spec.model_type}`:"
         f" {reason.rstrip('.')}.",
@@ -313,6 +268,10 @@ def _refusal(spec: GenericSpec, reason: str) -> ModelError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def no_cache(body: torch.nn.Module) -> str:
+    return f"the class {type(body).__name__} keeps no cache of a sequence"
+
+
+def first_line(error: Exception) -> str:
     text = str(error).strip()
     return " ".join(text.split())[:300] if text else type(error).__name__

@@ -237,7 +237,7 @@ class TorchPart:
         self, spec: GenericSpec, dtype: torch.dtype, path: Path, progress: Progress
     ) -> LoadedModel:
         try:
-            from tgi_torch.model.transformers_model import (  # noqa: PLC0415
+            from tgi_torch.model.transformers_loading import (  # noqa: PLC0415
                 load_transformers_model,
             )
         except ImportError as error:

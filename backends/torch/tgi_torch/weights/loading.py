@@ -15,11 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.checkpoint import (
-    main_dtype,
-)
-from tgi.architectures.weight_map import Placement, placements, split
-from tgi.backend import ModelError
+from tgi.architectures.weight_map import Placement, split
+from tgi.worker.checkpoint import file_order, main_dtype_of
 from tgi.worker.parts import Progress
 from tgi.worker.safetensors_file import MappedTensor, close_files, map_checkpoint
 from tgi_torch.weights.mapped_tensors import FLOAT_DTYPES, tensor_view
@@ -55,17 +52,7 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
     partly filled.
     """
     with _open_checkpoint(model_path) as sources:
-        try:
-            todo = placements(sink.spec, sources.keys(), lambda name: sources[name].is_zero)
-        except ModelError as error:
-            raise _named(model_path, error) from error
-        # The tensors are in file order, so that a disk is read sequentially.
-        todo.sort(
-            key=lambda placement: (
-                sources[placement.name].file.path,
-                sources[placement.name].stored.start,
-            )
-        )
+        todo = file_order(sink.spec, sources, model_path)
         total = sum(sources[placement.name].stored.num_bytes for placement in todo)
         done = 0
         progress(done, total)
@@ -82,21 +69,12 @@ def checkpoint_dtype(model_path: Path) -> torch.dtype:
     there is no such dtype.
     """
     with _open_checkpoint(model_path) as sources:
-        dtype = main_dtype({name: source.stored for name, source in sources.items()})
-    if dtype is None:
-        raise ModelError(
-            f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_DTYPES)}.",
-            "Use a checkpoint that is not quantized.",
-        )
-    return FLOAT_DTYPES[dtype]
+        return FLOAT_DTYPES[main_dtype_of(sources, model_path)]
 
 
 def _fill(sink: WeightSink, placement: Placement, source: MappedTensor) -> Iterator[int]:
     """Copy one stored tensor to its parameters. Yields the number of bytes copied so far."""
-    try:
-        pieces = split(tensor_view(source), placement, sink.spec)
-    except ModelError as error:
-        raise _named(source.file.path, error) from error
+    pieces = split(tensor_view(source), placement, sink.spec)
     done = 0
     assert not (placement.rule.unit_rows and placement.rule.transposed), (
         "chunks must contain whole rows"
@@ -111,10 +89,6 @@ def _fill(sink: WeightSink, placement: Placement, source: MappedTensor) -> Itera
             sink.write(parameter, placement.expert, axis=axis, start=start, piece=written)
             done += part.numel() * part.element_size()
             yield done
-
-
-def _named(path: Path, error: ModelError) -> ModelError:
-    return error if str(path) in error.cause else ModelError(f"{path}: {error.cause}", error.remedy)
 
 
 def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -22,8 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.weight_map import Placement, placements, split, tensor_shapes
-from tgi.backend import ModelError
+from tgi.architectures.weight_map import Placement, split, tensor_shapes
+from tgi.worker.checkpoint import file_order
 from tgi.worker.safetensors_file import MappedTensor, map_checkpoint
 from tgi_tpu.mesh import partition, row_major
 from tgi_tpu.model.layer_groups import layer_groups, place_of
@@ -303,17 +303,7 @@ def load(
     not match the spec, a `ModelError` with the file and the tensor is raised.
     """
     tensors = map_checkpoint(model_path)
-    try:
-        todo = placements(spec, tensors.keys(), lambda name: tensors[name].is_zero)
-    except ModelError as error:
-        raise _named(model_path, error) from error
-    # The tensors are in file order, so that a disk is read sequentially.
-    todo.sort(
-        key=lambda placement: (
-            tensors[placement.name].file.path,
-            tensors[placement.name].stored.start,
-        )
-    )
+    todo = file_order(spec, tensors, model_path)
     total = sum(tensors[placement.name].stored.num_bytes for placement in todo)
     store, done = ParameterStore(spec, mesh, dtype, quantization), 0
     progress(done, total)
@@ -328,10 +318,7 @@ def _take(
     store: ParameterStore, placement: Placement, tensor: MappedTensor, spec: ModelSpec
 ) -> None:
     """Write one stored tensor to its parameters."""
-    try:
-        pieces = split(tensor_view(tensor), placement, spec)
-    except ModelError as error:
-        raise _named(tensor.file.path, error) from error
+    pieces = split(tensor_view(tensor), placement, spec)
     for parameter, piece in pieces.items():
         store.write(
             parameter, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert
@@ -342,7 +329,3 @@ def _unit_rows(piece: Array) -> Array:
     exact = piece.astype(np.float32)
     length: Array = np.linalg.norm(exact, axis=-1, keepdims=True)
     return exact / np.maximum(length, np.float32(1e-12))
-
-
-def _named(path: Path, error: ModelError) -> ModelError:
-    return error if str(path) in error.cause else ModelError(f"{path}: {error.cause}", error.remedy)

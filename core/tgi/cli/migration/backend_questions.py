@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from tgi.cli.migration.data import ImageVariant
 from tgi.config import (
@@ -13,7 +14,14 @@ from tgi.config import (
     read_environment,
 )
 from tgi.errors import StartError
-from tgi.models import describe_model, engine_config, find_model, installed_formats
+from tgi.models import (
+    StartRequest,
+    describe_model,
+    engine_config,
+    find_model,
+    installed_formats,
+    readiness,
+)
 from tgi.plugins import AUTO, BackendRegistry
 
 __all__ = ["hardware_sentence", "rejections"]
@@ -39,8 +47,24 @@ def _list(names: Sequence[str]) -> str:
 
 
 def rejections(options: ServeOptions, registry: BackendRegistry) -> list[str]:
-    """Return the reasons for which the backends that `tgi serve` can select on this machine reject
-    the values of the options. The list is empty if one of them accepts all values.
+    """Return the reasons for which `tgi serve` would not start on this machine, as sentences.
+
+    If the model is a local file or folder, the steps of the start are run. Otherwise nothing is
+    downloaded, and only the backends are asked about the options. The list is empty if there are no
+    reasons.
+    """
+    path = options.model_id
+    if path is not None and Path(path).expanduser().exists():
+        start = StartRequest(ParsedArguments(options, {}), read_environment({}), {}, registry)
+        problem = readiness(start).problem
+        return [] if problem is None else [f"`tgi serve` fails on this machine: {problem}"]
+    reasons = _rejected_options(options, registry)
+    return [f"`tgi serve` rejects an option on this machine: {reason}." for reason in reasons]
+
+
+def _rejected_options(options: ServeOptions, registry: BackendRegistry) -> list[str]:
+    """Return the reasons for which the backends that `tgi serve` can select reject the values of
+    the options. The list is empty if one of them accepts all values.
     """
     values = {name: getattr(options, name) for name in REJECTABLE_OPTIONS}
     if not any(value not in (None, 1) for value in values.values()):

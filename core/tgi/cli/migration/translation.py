@@ -240,8 +240,7 @@ def _check(known: ServeOptions, overrides: Mapping[str, Word | None]) -> None:
 def _rejections(
     known: ServeOptions, overrides: Mapping[str, Word | None], registry: BackendRegistry
 ) -> list[str]:
-    reasons = rejections(_with_overrides(known, overrides), registry)
-    return [f"`tgi serve` rejects an option on this machine: {reason}." for reason in reasons]
+    return rejections(_with_overrides(known, overrides), registry)
 
 
 def _lost(container: Container) -> str:

@@ -40,6 +40,7 @@ from tgi.backend import (
 from tgi.testing.reference.model import Weights, reference_logits
 from tgi.testing.reference.weights import read_weights
 from tgi.worker.adapter import AdapterPlan, ForwardBatch, Progress, adapter_worker
+from tgi.worker.checkpoint import check_checkpoint
 
 __all__ = ["ReferenceBackend", "ReferenceModel", "refusals", "tgi_backend"]
 
@@ -69,6 +70,7 @@ class ReferenceModel:
 
     def load(self, progress: Progress) -> None:
         """Load the checkpoint. Raises `ModelError`."""
+        check_checkpoint(self._path, self._spec)
         self._weights = read_weights(self._spec, self._path)
         progress(1, 1)
 
@@ -119,6 +121,11 @@ class ReferenceBackend:
             if reasons
             else Support("slow", ("numpy, without a cache of keys and values",))
         )
+
+    def check(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
+        """Check the weight files as the loader does."""
+        if isinstance(spec, ModelSpec):
+            check_checkpoint(Path(config.model_path), spec)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Create the worker."""

@@ -1,0 +1,113 @@
+"""Models that accept images and whose text model is built in: text alone is served.
+
+The logits are compared with those of the whole model in `transformers`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from tests.backends.paged_batch import PagedSequence, step
+from tgi.architectures import ModelSpec, load_spec
+from tgi_torch.attention.kv_cache import KVCache
+from tgi_torch.model.decoder import build_decoder
+from tgi_torch.ops import REFERENCE
+from tgi_torch.weights.loading import load_weights
+
+TEXT = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+MODELS = {
+    "mistral3": ("mistral", "pixtral", {}),
+    "llava": ("llama", "clip_vision_model", {}),
+    "llava_next": ("mistral", "clip_vision_model", {}),
+    "llava_onevision": ("qwen2", "siglip_vision_model", {}),
+    "vipllava": ("llama", "clip_vision_model", {}),
+    "internvl": ("qwen2", "internvl_vision", {"image_size": [16, 16], "patch_size": [8, 8]}),
+    "idefics3": ("llama", None, {}),
+    "smolvlm": ("llama", None, {}),
+}
+"""`model_type` → the text model, the image model, and other sizes of the image model."""
+
+
+PAIRS = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+"""Prefixes of published checkpoints, and of checkpoints that transformers 5 saves."""
+
+
+def whole_model(family):
+    text, vision, sizes = MODELS[family]
+    vision_config = VISION | sizes | ({} if vision is None else {"model_type": vision})
+    config = AutoConfig.for_model(
+        family,
+        text_config=TEXT | {"model_type": text},
+        vision_config=vision_config,
+        tie_word_embeddings=False,
+        image_token_id=100,
+        image_token_index=100,
+    )
+    torch.manual_seed(3)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    return model
+
+
+def logits(path, family, tokens):
+    spec = load_spec(path)
+    assert isinstance(spec, ModelSpec)
+    assert spec.model_type == family
+    decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
+    load_weights(decoder, path, lambda done, total: None)
+    cache = KVCache.allocate(spec, 16, 4, torch.float32, torch.device("cpu"))
+    sequence = PagedSequence(tokens, [3, 1])
+    step(decoder, cache, [(sequence, len(tokens))])
+    return torch.stack(sequence.logits)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_text_of_a_multimodal_model_has_the_logits_of_the_whole_model(family, tmp_path):
+    model = whole_model(family)
+    model.save_pretrained(tmp_path)
+    tokens = [5, 9, 3, 22, 17, 41, 8]
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0]
+        assert torch.allclose(logits(tmp_path, family, tokens), expected, atol=1e-4)
+        rename(tmp_path / "model.safetensors")
+        assert torch.allclose(logits(tmp_path, family, tokens), expected, atol=1e-4)
+
+
+def rename(path):
+    """Give the tensors the names of the other convention: published checkpoints have
+    `language_model.model.`, and checkpoints that transformers 5 saves have `model.language_model.`.
+    """
+    tensors = load_file(path)
+    is_old = any(name.startswith("language_model.") for name in tensors)
+    swaps = [(old, new) if is_old else (new, old) for old, new in PAIRS]
+    renamed = {new_name(name, swaps): tensor for name, tensor in tensors.items()}
+    save_file(renamed, path, {"format": "pt"})
+
+
+def new_name(name, swaps):
+    return next((new + name.removeprefix(old) for old, new in swaps if name.startswith(old)), name)
