@@ -135,6 +135,13 @@ class ServeOptions:
         "Maximum number of concurrent requests. Further requests fail with status 429.",
         minimum=0,
     )
+    max_concurrent_requests_per_client: int | None = option(
+        None,
+        _LIMITS,
+        "Maximum number of concurrent requests per client address. Without this option, a client"
+        " may use all requests that no other client waits for.",
+        minimum=1,
+    )
     max_best_of: int = option(2, _LIMITS, "Maximum `best_of`.", minimum=0)
     max_stop_sequences: int = option(
         4, _LIMITS, "Maximum number of stop sequences per request.", minimum=0

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
 from tgi.server.error_responses import InternalError, error_response, native_route_error
-from tgi.server.generation.pipeline import ConcurrencyLimiter, GenerationPipeline
+from tgi.server.generation.pipeline import GenerationPipeline
+from tgi.server.generation.slots import ConcurrencyLimiter
 from tgi.server.http.cors import CorsLayer
 from tgi.server.http.errors import RouteError
 from tgi.server.http.routing import PathRoute
@@ -37,7 +38,11 @@ def create_app(state: ServerState) -> ASGIApp:
     that the statistics of each engine step update the metrics.
     """
     state.engine.add_stats_listener(state.metrics.observe_step)
-    pipeline = GenerationPipeline(state, ConcurrencyLimiter(state.config.max_concurrent_requests))
+    config = state.config
+    limiter = ConcurrencyLimiter(
+        config.max_concurrent_requests, config.max_concurrent_requests_per_client
+    )
+    pipeline = GenerationPipeline(state, limiter)
     info = InfoRoutes(state)
     paths = _generation_paths(state, pipeline, info) | _open_paths(state, info)
     _add_platform_routes(paths, state.config)

@@ -11,8 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError, TgiError
+from tgi.server.http.client_address import client_of, current_client
 from tgi.server.http.errors import HttpError, RouteError
-from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
+from tgi.server.http.json_reader import RejectionError, check_num_values, read_any_of, read_json
 
 __all__ = [
     "DisconnectError",
@@ -77,6 +78,7 @@ class PathRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
         request = Request(scope, receive)
+        current_client.set(client_of(scope))
         try:
             response = await self._respond(request)
         except (RequestError, RejectionError, RouteError) as error:
@@ -134,6 +136,7 @@ async def read_record(request: Request, record: type[T], limit: int) -> T:
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
         return read_json(body, record)
+    await asyncio.to_thread(check_num_values, body)
     return await asyncio.to_thread(read_json, body, record)
 
 
@@ -145,6 +148,7 @@ async def read_variant(request: Request, records: Sequence[type[T]], name: str, 
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
         return read_any_of(body, records, name)
+    await asyncio.to_thread(check_num_values, body)
     return await asyncio.to_thread(read_any_of, body, records, name)
 
 
