@@ -9,7 +9,7 @@ import pytest
 from tests.core.server.fake_engine import FakeEngine
 from tgi.errors import OverloadedError
 from tgi.server.generation.slots import ConcurrencyLimiter
-from tgi.server.http.client_address import client_of
+from tgi.server.http.routing import client_of
 
 
 class Clock:

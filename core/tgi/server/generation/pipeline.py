@@ -39,9 +39,8 @@ from tgi.server.generation.validation import (
     check,
     length_error,
 )
-from tgi.server.http.client_address import current_client
 from tgi.server.http.json_format import format_plain
-from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
+from tgi.server.http.routing import current_client, read_record, read_variant, run_until_disconnect
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import current_span, record_failure, record_generation

@@ -1,6 +1,6 @@
 """The concurrency slots of the server, and the share of each client.
 
-`tgi.server.http.client_address` determines the client of a request. A single client may use all
+`tgi.server.http.routing` determines the client of a request. A single client may use all
 slots. If a client was rejected recently, the other clients leave it the slots that it asked for, up
 to an equal share. No client can therefore keep all slots to itself while other clients wait.
 """

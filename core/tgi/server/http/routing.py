@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar, final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError, TgiError
-from tgi.server.http.client_address import client_of, current_client
 from tgi.server.http.errors import HttpError, RouteError
 from tgi.server.http.json_reader import RejectionError, check_num_values, read_any_of, read_json
 
@@ -20,11 +21,18 @@ __all__ = [
     "ErrorFormatter",
     "Handler",
     "PathRoute",
+    "client_of",
+    "current_client",
     "read_body",
     "read_record",
     "read_variant",
     "run_until_disconnect",
 ]
+
+_IPV6_NETWORK_BITS = 64  # a site usually has all addresses of such a network
+
+current_client: ContextVar[str] = ContextVar("current_client", default="")
+"""The client of the request that is handled. `PathRoute` sets it."""
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[ASGIApp]]
@@ -190,3 +198,20 @@ def _without_body(send: Send) -> Send:
         await send(message)
 
     return send_without_body
+
+
+def client_of(scope: Scope) -> str:
+    """Return the name of the client of a request. All addresses of one IPv6 network with a 64-bit
+    prefix have the same name. Behind a proxy, uvicorn takes the address from `X-Forwarded-For` if
+    the proxy is trusted (`FORWARDED_ALLOW_IPS`).
+    """
+    host = (scope.get("client") or ("", 0))[0]
+    if ":" not in host:
+        return str(host)
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return str(host)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))
