@@ -15,7 +15,6 @@ from tgi.architectures.checkpoint import StoredTensor, main_dtype, stored_tensor
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import SAFETENSORS, EngineConfig
 from tgi.config import ServeOptions, num_shard_of
-from tgi.errors import ModelError
 from tgi.models.source import Model
 from tgi.plugins import BackendRegistry, Candidate
 
@@ -69,17 +68,11 @@ def inspect_model(
     model: Model, options: ServeOptions, registry: BackendRegistry, problem: str = ""
 ) -> ModelCard:
     """Describe the model and query every installed backend. `problem` is the reason for which the
-    model cannot be served. Raises `ModelError` if the weight files cannot be read and there is no
-    such reason.
+    model cannot be served. Raises `ModelError` if the weight files cannot be read.
     """
     source, spec = model.source, model.spec
     is_safetensors = source.model_format.name == SAFETENSORS.name
-    try:
-        tensors = stored_tensors(source.path) if is_safetensors else {}
-    except ModelError:
-        if not problem:
-            raise
-        tensors = {}
+    tensors = stored_tensors(source.path) if is_safetensors else {}
     parameters: int | None
     if isinstance(spec, ModelSpec):
         parameters = sum(map(math.prod, tensor_shapes(spec).values()))
