@@ -40,7 +40,7 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class StartRequest:
-    """The options, the environment and the installed backends of a start. `log` gets a line for
+    """The options, the environment and the installed backends of a server startup. `log` gets a line for
     each action that may take long.
     """
 
@@ -71,7 +71,9 @@ class Readiness:
 
 
 def readiness(request: StartRequest) -> Readiness:
-    """Run the steps of a start, without the weights. Errors of the steps are in the result."""
+    """Run the steps of a startup that come before the weights are read. The result contains the
+    error of a failed step.
+    """
     ready = Readiness()
     try:
         check_options(request.options)
@@ -89,7 +91,7 @@ def readiness(request: StartRequest) -> Readiness:
 
 
 def with_description(request: StartRequest, ready: Readiness) -> Readiness:
-    """Add the description of the model to the result of `readiness`, if the start failed because no
+    """Add the description of the model to the result of `readiness`, if the startup failed because no
     backend can be used. The formats of all installed backends are then used.
 
     Raises the problem if the model itself cannot be read. The model stays None if no installed
