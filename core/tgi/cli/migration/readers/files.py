@@ -28,7 +28,7 @@ def read_lines(text: str) -> dict[str, Launch | UsageError]:
     starts = read_script(text)
     if len(starts) == 1:
         return {"": starts[0]}
-    return {f"start {at}": start for at, start in enumerate(starts, 1)}
+    return {f"command {at}": start for at, start in enumerate(starts, 1)}
 
 
 def read_line(line: str) -> Launch:

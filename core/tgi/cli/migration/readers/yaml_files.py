@@ -78,7 +78,7 @@ def _read_skypilot(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
         if value is not None
     ]
     starts = read_script("\n".join([*exports, task["run"]]))
-    return {f"start {at}" if len(starts) > 1 else "": each for at, each in enumerate(starts, 1)}
+    return {f"command {at}" if len(starts) > 1 else "": each for at, each in enumerate(starts, 1)}
 
 
 def _read_dstack(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
