@@ -60,8 +60,8 @@ class MatrixPlan:
     def first_column(self, parameter: str) -> int:
         """The packed column that contains the first row of `parameter`.
 
-        In a gated matrix, the result is 0, because column numbers count only the columns in the
-        parameter's half of each panel.
+        In a gated matrix, the columns are numbered separately in each half of the panels, so the
+        result is 0. `gate_half` returns the half of `parameter`.
         """
         return 0 if self.gated else int(self.columns(parameter)[0])
 

@@ -1,5 +1,5 @@
-"""Names of checkpoint tensors that are not parameters of a model: prefixes of wrappers, harmless
-left-overs of training, and heads for other tasks.
+"""Recognizes checkpoint tensors that are not parameters of the model: unneeded buffers and training
+state, and heads for other tasks. The module also removes the name prefixes of wrappers.
 """
 
 from __future__ import annotations

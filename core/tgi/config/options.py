@@ -220,7 +220,7 @@ class ServeOptions:
     graceful_termination_timeout: int = option(
         90,
         _SERVER,
-        "Time in seconds that open requests have to finish after SIGTERM.",
+        "Maximum time in seconds for open requests to finish after SIGTERM.",
         short="-g",
         minimum=0,
     )

@@ -58,7 +58,9 @@ def _serve(connection: SocketConnection) -> int:
         cause = (
             f"The backend `{start.engine.backend}` failed to start: {type(error).__name__}: {error}"
         )
-        connection.send(StartFailed(cause, "The traceback is above; it is a fault of the backend."))
+        connection.send(
+            StartFailed(cause, "The traceback is above. The cause is an error in the backend.")
+        )
         return 1
     try:
         connection.send(Ready(agreement))

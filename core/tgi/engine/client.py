@@ -4,8 +4,8 @@ unfinished sequences after a restart of the engine.
 `EngineSupervisor` starts and restarts the engine process. After a restart the client resends every
 unfinished sequence with its prompt, the tokens generated so far and its seed. Streams pause during
 the restart, and the server is unhealthy. A sequence that crashes the engine is found by
-`CrashIsolation`, and only this sequence fails. If the engine crashes repeatedly without progress,
-all streams fail and new requests are rejected until a restart succeeds.
+`CrashIsolation`, and only this sequence fails. If the engine crashes repeatedly before it
+returns a token, all streams fail and new requests are rejected until a restart succeeds.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ class EngineClient:
 
     @property
     def agreement(self) -> Agreement:
-        """The agreement with the backend. It is available once the engine has started."""
+        """The negotiated limits. They are available once the engine has started."""
         if self._supervisor.agreement is None:
             raise AssertionError("the engine was never started")
         return self._supervisor.agreement
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the engine process is ready and has shown a recent sign of life. The value is
+        """Whether the engine process is ready and was active recently (`Liveness`). The value is
         False during a restart. The value is known without a message to the engine.
         """
         return self._process is not None and self._process.is_healthy

@@ -14,8 +14,9 @@ __all__ = ["CrashIsolation"]
 
 # A sequence that was unfinished at this many engine crashes is run alone.
 _NUM_CRASHES = 2
-# A sequence that has run alone for this many tokens passes. A crash loses the tokens of the steps
-# in flight, so this value is larger than the number of steps in flight.
+# A sequence that has generated this many tokens while it ran alone is not the cause of the crashes.
+# It "passes" the isolation run. A crash loses the tokens of the steps in flight, so this value is
+# larger than the number of steps in flight.
 _ISOLATION_TOKENS = 8
 
 

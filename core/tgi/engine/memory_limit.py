@@ -16,7 +16,7 @@ from tgi.engine.messages import Start
 __all__ = ["KillCounter", "count_kills", "with_smaller_cache"]
 
 _ROOT = Path("/")
-_NEAR_LIMIT = 0.95  # the share of the memory in use above which a SIGKILL is attributed to it
+_NEAR_LIMIT = 0.95  # from this share of used memory on, a SIGKILL is attributed to a lack of memory
 _SHRINK_DIVISOR = 2
 
 

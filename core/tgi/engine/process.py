@@ -1,9 +1,9 @@
 """The front end's handle of one engine process, and the rules by which the front end recognizes a
 process that hangs. All methods are called in the front end's event loop.
 
-The signs of life of a process are its messages and its processor time. The front end reads the
-processor time from the operating system, so a library that holds the interpreter lock for minutes
-does not delay this sign. An idle process replies to the front end's health checks.
+A process is active while it sends messages or uses processor time. The front end reads the
+processor time from the operating system, so a process is also known to be active while a library
+holds the interpreter lock for minutes. An idle process replies to the front end's health checks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LONG_PAUSE_TICKS = 5  # a longer time between two ticks means that the front en
 _NUM_STEPS = 32
 _NANOSECONDS = 1e-9
 # The minimum processor time of a running process, as a share of the elapsed time and in seconds.
-# Background threads of a frozen process may use a little.
+# Background threads of a process that hangs may use less than this.
 _MIN_SHARE = 0.01
 _MIN_PROCESSOR_SECONDS = 0.02
 
@@ -56,7 +56,7 @@ _MIN_PROCESSOR_SECONDS = 0.02
 @final
 @dataclass(frozen=True)
 class LivenessLimits:
-    """Time limits in seconds. Without a sign of life, an engine is unhealthy after
+    """Time limits in seconds. An engine that is not active is unhealthy after
     `unhealthy_seconds` and hangs after `freeze_seconds` (after `start_seconds` during startup).
     """
 
@@ -93,7 +93,7 @@ DEFAULT_LIMITS = LivenessLimits()
 
 @final
 class Liveness:
-    """The signs of life of one engine process. `now` is the time of the front end's clock in
+    """Records when one engine process was active. `now` is the time of the front end's clock in
     seconds.
     """
 
@@ -154,7 +154,7 @@ class Liveness:
 
     @property
     def freeze_limit(self) -> float:
-        """Maximum time without a sign of life."""
+        """Maximum time for which the process may be inactive."""
         limits = self.limits
         if not self._is_ready:
             return limits.start_seconds
@@ -162,14 +162,12 @@ class Liveness:
         return max(limits.freeze_seconds, limits.step_factor * step)
 
     def is_healthy(self, now: float) -> bool:
-        """Whether the process has shown a recent sign of life, and its last health check
-        succeeded.
-        """
+        """Whether the process was active recently, and its last health check succeeded."""
         return self._failing_since is None and self._still(now) <= self.limits.unhealthy_seconds
 
     def failure(self, now: float) -> str:
         """Return the reason for which the process must be replaced. The text is empty if the
-        process is alive.
+        process does not hang.
         """
         margin = self.limits.tick_seconds  # the rules are applied once per tick
         silence, still, limit = now - self.last_heard, self._still(now), self.freeze_limit
@@ -187,7 +185,7 @@ class Liveness:
         return not self._is_ready or self._check_sent is not None
 
     def _still(self, now: float) -> float:
-        """Return the time since the last sign of life."""
+        """Return the time since the process was last known to be active."""
         return now - max(self.last_heard, self._last_used)
 
 
@@ -242,9 +240,7 @@ class EngineProcess:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the process has shown a recent sign of life, and its last health check
-        succeeded.
-        """
+        """Whether the process was active recently, and its last health check succeeded."""
         return self._liveness.is_healthy(_now())
 
     @property
@@ -327,8 +323,8 @@ class EngineProcess:
         )
 
     async def kill(self, reason: str = "") -> None:
-        """Kill the process and wait until it has ended. Idempotent. `reason` is set if the process
-        itself is the cause.
+        """Kill the process and wait until it has ended. Further calls have no effect. `reason` is
+        set if the process itself is the cause.
         """
         self._watch.cancel()
         self._kill_reason = self._kill_reason or reason

@@ -1,8 +1,9 @@
 """Decides when a crashed engine is restarted.
 
-Only crashes without progress count. While there are few of them, the engine is restarted
-immediately. After more such crashes the server rejects requests, and restarts are tried with
-growing pauses. The first crash without progress after such a restart leads to the next pause.
+An engine makes progress if it returns tokens, or if it is ready for a whole window. Only crashes
+without progress count. While there are few such crashes, the engine is restarted immediately. After
+more such crashes the server rejects requests, and each restart is delayed. Each further crash
+without progress doubles the delay, up to a maximum (exponential backoff).
 """
 
 from __future__ import annotations

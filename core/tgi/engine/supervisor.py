@@ -1,5 +1,5 @@
-"""Starts the engine process, restarts it after a crash, and tries again with growing pauses if the
-engine crashes repeatedly.
+"""Starts the engine process and restarts it after a crash, with exponential backoff if the engine
+crashes repeatedly.
 
 `EngineProcess` kills a process that hangs, so a process that hangs is restarted like a crashed
 process. If the system killed the process because memory ran out, the next process has a smaller
@@ -81,7 +81,7 @@ class EngineSupervisor:
         self.process: EngineProcess | None = None
         """The engine process that is ready, or None during a restart."""
         self.agreement: Agreement | None = None
-        """The agreement of the latest engine process that became ready."""
+        """The negotiated limits of the latest engine process that became ready."""
         self.failure = ""
         """The reason for which requests are rejected. The text is empty if requests are
         accepted.
@@ -153,11 +153,13 @@ class EngineSupervisor:
         if not policy.is_tripped:
             self._log(f"{cause}. The engine is restarted, and unfinished sequences are resumed.")
             return
-        times = f"{policy.num_crashes} times within {policy.window_seconds:.0f} s of serving"
+        times = (
+            f"{policy.num_crashes} times within {policy.window_seconds:.0f} s without returning a"
+            " token"
+        )
         self.failure = f"{cause}, {times}" if policy.num_crashes > 1 else cause
         self._log(
-            f"{self.failure} and without progress. Requests are rejected, and the next restart is"
-            f" in {pause:.0f} s."
+            f"{self.failure}. Requests are rejected, and the next restart is in {pause:.0f} s."
         )
         self._owner.on_trip(self.failure)
 

@@ -40,8 +40,8 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class StartRequest:
-    """The options, the environment and the installed backends of a start. `log` gets a line for
-    each action that may take long.
+    """The options, the environment and the installed backends of a server startup. `log` gets a
+    line for each action that may take long.
     """
 
     parsed: ParsedArguments
@@ -60,7 +60,7 @@ class StartRequest:
 @dataclass(frozen=True)
 class Readiness:
     """The result of all steps before the weights are read. `problem` is the error that ends the
-    start, or None if the model can be served. Steps after the problem have the result None.
+    startup, or None if the model can be served. Steps after the problem have the result None.
     """
 
     problem: StartError | None = None
@@ -71,7 +71,9 @@ class Readiness:
 
 
 def readiness(request: StartRequest) -> Readiness:
-    """Run the steps of a start, without the weights. Errors of the steps are in the result."""
+    """Run the steps of a startup that come before the weights are read. The result contains the
+    error of a failed step.
+    """
     ready = Readiness()
     try:
         check_options(request.options)
@@ -89,8 +91,8 @@ def readiness(request: StartRequest) -> Readiness:
 
 
 def with_description(request: StartRequest, ready: Readiness) -> Readiness:
-    """Add the description of the model to the result of `readiness`, if the start failed because no
-    backend can be used. The formats of all installed backends are then used.
+    """Add the description of the model to the result of `readiness`, if the startup failed because
+    no backend can be used. The formats of all installed backends are then used.
 
     Raises the problem if the model itself cannot be read. The model stays None if no installed
     backend can describe it.

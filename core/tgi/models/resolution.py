@@ -136,7 +136,7 @@ def _no_description(source: ModelSource, readable: ReadableFormats) -> BackendEr
     if not readers:
         return BackendError(
             f"`{source.path}` is a model in the format `{name}`, which no installed backend reads.",
-            "Name a model in another format, or install a backend that reads this one.",
+            "Name a model in another format, or install a backend that reads this format.",
         )
     return ModelError(
         f"There is no config.json beside `{source.path}`, and {readers} cannot describe a model in"

@@ -54,6 +54,6 @@ class Model:
     @property
     def scores_prompts(self) -> bool:
         """Whether TGI returned the log probabilities of prompts for this model without the option
-        `--enable-prefill-logprobs`. It did so for the families without flash attention.
+        `--enable-prefill-logprobs`. TGI did so for the families without flash attention.
         """
         return self.spec.model_type in _FAMILIES_THAT_SCORE_PROMPTS

@@ -1,4 +1,6 @@
-"""Allocates one numbered slot for each sequence: a cache slot, or a block of a state group."""
+"""Allocates one numbered slot for each sequence: a cache slot, or a block in a cache group for
+recurrent state.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Gives each error the schema of the client's protocol. All routes use this module, for every
-status.
+"""Formats each error in the schema of the API that the client uses: TGI, OpenAI or Anthropic. All
+routes use this module, for every status.
 """
 
 from __future__ import annotations

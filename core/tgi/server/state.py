@@ -75,7 +75,7 @@ class Engine(Protocol):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether an engine process is ready and has shown a recent sign of life."""
+        """Whether an engine process is ready and was active recently."""
 
     def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
         """Queue a sequence. Its outputs are added to `outputs`. Raises `UnhealthyError` if the

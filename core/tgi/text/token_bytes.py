@@ -30,12 +30,12 @@ _BYTES = _byte_characters()
 
 
 def is_byte_level(backend: tokenizers.Tokenizer) -> bool:
-    """Whether every token of the tokenizer stands for bytes."""
+    """Whether every token of the tokenizer represents bytes."""
     return set(_decoder_kinds(backend)) == {"ByteLevel"}
 
 
 def byte_tokens(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
-    """The tokens that stand for a single byte in a tokenizer with byte fallback, such as `<0x0A>`.
+    """The tokens that represent a single byte in a tokenizer with byte fallback, such as `<0x0A>`.
     The result is empty for other tokenizers.
     """
     if "ByteFallback" not in _decoder_kinds(backend):
@@ -49,7 +49,7 @@ def byte_tokens(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
 
 def byte_level_bytes(text: str) -> bytes:
     """The bytes of a token of a byte-level tokenizer. An added token may contain characters that do
-    not stand for a byte. It is then encoded as it is.
+    not represent a byte. Its text is then encoded as UTF-8.
     """
     numbers = [_BYTES[character] for character in text if character in _BYTES]
     return bytes(numbers) if len(numbers) == len(text) else text.encode()

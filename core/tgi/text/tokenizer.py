@@ -31,7 +31,7 @@ _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
 _MIN_TEXT_LENGTH = 1 << 16  # characters
 _NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
-_NUM_BLOCK_TOKENS = 1024  # formatted together
+_NUM_BLOCK_TOKENS = 1024  # number of tokens that are formatted in one call
 _MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
 
 ResultT = TypeVar("ResultT")
@@ -68,8 +68,9 @@ class Tokenizer:
     eos_token_ids: tuple[int, ...]
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
     max_token_length: int  # in characters
-    is_byte_level: bool = False  # every token stands for bytes
-    growth: int = 1  # a normalized text has at most this many characters per character
+    is_byte_level: bool = False  # whether every token represents bytes
+    # The normalizer produces at most this many characters for each character of the input.
+    growth: int = 1
     notices: tuple[str, ...] = ()  # log lines about the files, for startup
     # The texts of single ids, at most one entry per id.
     _texts: dict[int, str] = field(default_factory=dict, repr=False)
@@ -154,8 +155,8 @@ class Tokenizer:
         return text
 
     def bytes_of(self, token_id: int) -> bytes | None:
-        """The bytes of a token, or None if the token does not stand for bytes. A token that is
-        unknown to a byte-level tokenizer has no bytes.
+        """The bytes of a token, or None if the token does not represent bytes. The result
+        is empty for an id that is unknown to a byte-level tokenizer.
         """
         data = self._bytes.get(token_id)
         if data is None and self.is_byte_level:
@@ -165,7 +166,7 @@ class Tokenizer:
 
     @cached_property
     def spelling(self) -> TokenSpelling:
-        """The bytes of single tokens."""
+        """Reads the bytes of single tokens from the vocabulary, for log probabilities."""
         return TokenSpelling(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
@@ -300,13 +301,13 @@ def _cannot_decode(reason: str) -> GenerationError:
 class Detokenizer:
     """Converts the tokens of one sequence to pieces of text.
 
-    Tokens that stand for bytes are decoded as UTF-8. A piece contains all complete characters. At
+    Tokens that represent bytes are decoded as UTF-8. A piece contains all complete characters. At
     most three bytes of an incomplete character wait for the next tokens. Bytes that cannot become a
     character are shown as U+FFFD.
 
-    The text of another token depends on the tokens before it: a leading space may be dropped. The
-    detokenizer therefore decodes a short window of tokens. The piece of a token is the text that
-    the token adds to the window.
+    The text of a token that does not represent bytes depends on the tokens before it: a leading
+    space may be dropped. The detokenizer therefore decodes a short window of tokens. The piece of a
+    token is the text that the token adds to the window.
 
     The joined pieces are equal to the decoded text. Special tokens must not be pushed.
     """

@@ -60,7 +60,7 @@ class TokenizerFiles:
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
-    growth: int  # a normalized text has at most this many characters per character
+    growth: int  # maximum number of characters to which the normalizer expands one character
     notices: tuple[str, ...]  # log lines about faults in the files that do not prevent startup
 
 

@@ -1,4 +1,4 @@
-"""Reduces an agreement to the features that were requested."""
+"""Removes the features that were not requested from the negotiated limits (`Agreement`)."""
 
 from __future__ import annotations
 

@@ -74,8 +74,9 @@ def load_transformers_model(
 
 
 def check_transformers_model(spec: GenericSpec, path: Path, *, trust_remote_code: bool) -> None:
-    """Build the model in `path` without weights and without memory. Raises the `ModelError` with
-    which `load_transformers_model` would reject the model's config or its modelling code.
+    """Build the model in `path` on the meta device, without weights and without memory for them.
+    Raises the `ModelError` with which `load_transformers_model` would reject the model's config or
+    its modelling code.
     """
     if trust_remote_code:
         _check_code_is_local(spec)
@@ -106,10 +107,10 @@ def _check_class(spec: GenericSpec, config: PreTrainedConfig) -> None:
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or has_own_code:
         return
     text = config.get_text_config()
-    inner = f" with the text model `{text.model_type}`" if text is not config else ""
+    inner = f" (text model `{text.model_type}`)" if text is not config else ""
     raise refusal(
         spec,
-        f"it has no class that generates text from text alone for `{type(config).__name__}`{inner}",
+        f"it has no text-only generation class for `{type(config).__name__}`{inner}",
     )
 
 
@@ -125,8 +126,8 @@ def _refusing(spec: GenericSpec, *, trust_remote_code: bool) -> Iterator[None]:
             raise ModelError(
                 f"The architecture `{spec.model_type}` needs code that comes with the checkpoint,"
                 " and such code is not run.",
-                "If you trust it, read it and use `--trust-remote-code`, with its commit as"
-                " `--revision` for a hub model.",
+                "Read the code. If you trust the code, use `--trust-remote-code`. For a hub model,"
+                " also set `--revision` to the commit that you read.",
             ) from error
         raise refusal(spec, first_line(error)) from error
 

@@ -61,9 +61,9 @@ class DecodeProgram(Protocol):
         self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
     ) -> BoundProgram:
         """Bind the program to the tensors of n rows. The tensors are updated in place, so the
-        program must read them at each call. The lengths on the host are not updated, and the
-        program must not read them. The caller keeps a reference to the tensors for as long as it
-        uses the program.
+        program must read them at each call. The tuples `metadata.query_lens` and
+        `metadata.context_lens` are not updated, and the program must not read them. The caller
+        keeps a reference to the tensors for as long as it uses the program.
         """
 
 

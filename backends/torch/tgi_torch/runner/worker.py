@@ -252,8 +252,8 @@ class TorchPart:
         )
         if not loaded.is_chunked:
             self._reporter.log(
-                "a prompt must fit into one step, because this model's code cannot continue after a"
-                " part of a prompt"
+                "a prompt must fit into one step, because this model's code does not support"
+                " chunked prefill"
             )
         return loaded
 

@@ -1,1 +1,1 @@
-"""Reads the starts of TGI 3 and converts them, for `tgi migrate`."""
+"""Converts the commands and files that start TGI 3 to `tgi serve` commands, for `tgi migrate`."""

@@ -49,9 +49,9 @@ def _list(names: Sequence[str]) -> str:
 def rejections(options: ServeOptions, registry: BackendRegistry) -> list[str]:
     """Return the reasons for which `tgi serve` would not start on this machine, as sentences.
 
-    If the model is a local file or folder, the steps of the start are run. Otherwise nothing is
-    downloaded, and only the backends are asked about the options. The list is empty if there are no
-    reasons.
+    If the model is a local file or folder, the checks that `tgi serve` makes at startup are run.
+    Otherwise nothing is downloaded, and only the backends check the options. The list is empty if
+    there are no reasons.
     """
     path = options.model_id
     if path is not None and Path(path).expanduser().exists():

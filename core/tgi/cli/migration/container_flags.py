@@ -83,7 +83,7 @@ LOST_FLAGS = word_set(
     --pids-limit --pod --read-only --restart --secret --stop-signal --stop-timeout --sysctl
     --tmpfs --ulimit --umask --user --userns --volumes-from --workdir"""
 )
-"""The flags whose effect a process outside of a container does not have."""
+"""The flags that have no equivalent for a process outside of a container."""
 
 
 def read_flags(words: Sequence[Word], program: str) -> tuple[list[tuple[str, Word]], list[Word]]:
@@ -111,7 +111,7 @@ def _long(word: Word, rest: list[Word], program: str) -> Iterator[tuple[str, Wor
     else:
         raise UsageError(
             f"error: `{name}` is not a known flag of `{program} run`.",
-            "Remove the flag, or write its value as `--flag=value` in a known flag.",
+            "Remove the flag and its value from the command.",
         )
 
 

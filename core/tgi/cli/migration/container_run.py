@@ -1,5 +1,5 @@
-"""Reads the commands that run a container: `docker run` and its relatives, `srun` with a container
-image, `apptainer` and `gcloud run deploy`.
+"""Reads the commands that run a container: `docker run`, `podman run`, `nerdctl run`, `srun` with a
+container image, `apptainer`, `singularity` and `gcloud run deploy`.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def env_file_note(name: str) -> str:
 def _srun(
     program: str, words: Sequence[Word], shell_variables: Mapping[str, Word]
 ) -> Launch | None:
-    """Read `srun --container-image=IMAGE … COMMAND`, a flag of the Slurm plugin pyxis. Flags of
-    `srun` with a value in the next word are read up to the first word that starts TGI.
+    """Read `srun --container-image=IMAGE … COMMAND`, a flag of the Slurm plugin pyxis. A flag
+    without `=` that is not in `APPTAINER_SWITCHES` takes the next word as its value.
     """
     flags, command = _leading_flags(words, 1 << 30)
     image = flags.get("--container-image")
@@ -238,7 +238,7 @@ def _apptainer(
 
 
 def _leading_flags(words: Sequence[Word], values: int) -> tuple[dict[str, Word], list[Word]]:
-    """Return the flags at the start and the remaining words. A flag outside of
+    """Return the leading flags and the remaining words. A flag outside of
     `APPTAINER_SWITCHES` without `=` takes the next word as its value.
     """
     flags: dict[str, Word] = {}

@@ -42,7 +42,9 @@ MODEL_CACHE = "/data"
 """The value of `HF_HOME` in the images since 2.3.0."""
 
 HUB_CACHE_VERSION = (2, 3)
-"""Images before this version set `HUGGINGFACE_HUB_CACHE` to `MODEL_CACHE` instead of `HF_HOME`."""
+"""Images before this version do not set `HF_HOME`. They set `HUGGINGFACE_HUB_CACHE` to
+`MODEL_CACHE`.
+"""
 FORMER_MODEL_CACHE_VARIABLE = "HUGGINGFACE_HUB_CACHE"
 
 PLATFORM_PORT_VARIABLE = "AIP_HTTP_PORT"
@@ -79,7 +81,9 @@ SAGEMAKER_VARIABLES = {
 @final
 @dataclass(frozen=True)
 class ImageVariant:
-    """The hardware of an image: its name in a sentence, and the names of the backends for it."""
+    """The hardware for which an image was built: a display name for messages, and the names of the
+    backends for this hardware.
+    """
 
     hardware: str
     backends: tuple[str, ...]
@@ -115,7 +119,7 @@ OWN_VERSIONS = ("tpu-tgi", "optimum-tpu")
 """The images whose versions are not those of TGI. They set `HF_HOME`."""
 
 RENAMED_FLAGS = {"--auth-token": "--api-key"}
-"""Maps flags of special images to flags of the launcher."""
+"""Maps flags that only the launchers of some images have to flags of `tgi serve`."""
 
 _ENGINE = "tgi compiles the model itself"
 _LLAMA = "it is an option of llama.cpp"
@@ -140,8 +144,8 @@ DROPPED_FLAGS = {
     "--enable-cuda-graphs": (False, "the backend decides about graphs"),
     "--messages-api-enabled": (False, "the chat routes are always available"),
 }
-"""Maps each flag of a special image or of an old version that has no effect in tgi to whether the
-flag takes a value, and to the reason.
+"""The flags of some images or old versions of TGI that have no effect in tgi. Each value contains
+whether the flag takes a value, and the reason for which the flag has no effect.
 """
 
 APPTAINER_DEVICE_FLAGS = frozenset({"--nv", "--rocm", "--nvccli"})
@@ -216,7 +220,7 @@ KEPT_VARIABLES = frozenset(
 
 _CHOSEN_BY_BACKEND = "the backend selects its kernels"
 _PLATFORM = "the routes of the platform are always available"
-_NO_SUCH_DEVICE = "it configures the former backend of the image"
+_NO_SUCH_DEVICE = "it configures the backend that TGI 3 used in this image"
 _DRIVER = "it configures the container, not the server"
 _TUNED_BY_BACKEND = "the backend tunes its kernels during warm-up"
 
@@ -252,7 +256,7 @@ REPLACED_VARIABLES = {
     "AIP_MODE": _PLATFORM,
     "AIP_STORAGE_URI": (
         "a Vertex AI image serves the model at this address instead of `MODEL_ID`; download the"
-        " model, and name its folder"
+        " model and set `--model-id` to its folder"
     ),
     "USE_CACHE": "the server always uses a KV cache",
     "HF_TASK": "the server only generates text",

@@ -28,8 +28,8 @@ def launch_in_container(
     variables: Mapping[str, Word],
     notes: Sequence[str] = (),
 ) -> Launch:
-    """Return the start of the launcher in a container. `command` contains the words after the
-    image. Raises `UsageError` if the container does not start the launcher.
+    """Return the `Launch` for a container that runs the launcher. `command` contains the words
+    after the image. Raises `UsageError` if the container does not run the launcher.
     """
     words = [*(container.entrypoint or ()), *command]
     program = words[0].text.rpartition("/")[2] if words else ""
@@ -64,8 +64,8 @@ def shell_script_of(words: Sequence[Word]) -> Word | None:
 
 
 def _launch_in_script(launch: Launch, script: Word) -> Launch:
-    """Return the launcher in a script that a shell in the container runs. The shell replaces the
-    variables of the container.
+    """Return the `Launch` for the launcher command in a script that a shell in the container runs.
+    The shell expands the variables of the container.
     """
     source, outer = _source(script)
     commands = [s for s in parse_script(source).statements if isinstance(s, Command)]
@@ -81,7 +81,11 @@ def _launch_in_script(launch: Launch, script: Word) -> Launch:
     words = tuple(expand(word, values) for word in start.words[at + 1 :])
     own = {each.name: expand(each.value, values) for each in start.assignments}
     others = [command.source for command in commands if command is not start]
-    note = [f"Left out of the script: {', '.join(f'`{s}`' for s in others)}."] if others else []
+    note = (
+        [f"Commands of the script were left out: {', '.join(f'`{s}`' for s in others)}."]
+        if others
+        else []
+    )
     return replace(
         launch,
         arguments=words,
@@ -91,7 +95,7 @@ def _launch_in_script(launch: Launch, script: Word) -> Launch:
 
 
 def _source(script: Word) -> tuple[str, dict[str, Word]]:
-    """Return the text of a script. A part that the outer shell replaces becomes a variable. The
+    """Return the text of a script. A part that the outer shell expands becomes a variable. The
     second value maps these variables to their parts.
     """
     outer: dict[str, Word] = {}
@@ -119,7 +123,9 @@ def _check_command_word(container: Container, word: Word) -> None:
 
 
 def _with_known_image(launch: Launch) -> Launch:
-    """Return the start. If the image is unknown, the arguments decide whether it runs TGI."""
+    """Return `launch`, with a note if the image is unknown. Raises `UsageError` if neither the
+    image nor the arguments are those of TGI.
+    """
     container = launch.container
     if container is None or image_facts(container.image).is_known:
         return launch

@@ -1,4 +1,6 @@
-"""The record of one start of TGI 3. Every reader of a command or a file creates this record."""
+"""The record of one command that starts TGI 3, with its options and environment variables. Every
+reader of a command or a file creates this record.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ class Container:
     devices: Devices | None = None
     entrypoint: tuple[Word, ...] | None = None
     lost: tuple[str, ...] = ()
-    default_port: Word | None = None  # that of the platform; None = that of the image
+    default_port: Word | None = None  # the port of the platform; None = the port of the image
     # Whether `--hostname` and published ports do not apply, for example in Kubernetes.
     has_own_address: bool = False
 
@@ -79,8 +81,9 @@ class Launch:
     """The arguments and environment variables of the launcher. `container` is None if the launcher
     does not run in a container.
 
-    `setup` contains the shell statements that the command needs, and `assigned` the names that they
-    set. `notes` contains sentences about parts of the input that were not converted.
+    `setup` contains the shell statements that the command needs, and `assigned` the names of the
+    variables that these statements set. `notes` contains sentences about parts of the input that
+    were not converted.
     """
 
     arguments: tuple[Word, ...]

@@ -1,5 +1,5 @@
-"""Reads the options of a start of TGI 3. A value that the shell replaces stays as it is, and every
-other value is checked.
+"""Reads the options of a command that starts TGI 3. A value that the shell expands is kept
+unchanged, and every other value is checked.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _TOKENIZER_FLAGS = ("--tokenizer-name", "-t")
 @final
 @dataclass(frozen=True)
 class LauncherOptions:
-    """The options of a start of TGI 3.
+    """The options of a command that starts TGI 3.
 
     `words` maps the name of each given option to its values. `known` contains the values that the
-    shell does not replace. `variables` contains the boolean options whose value the shell replaces;
-    they stay environment variables. `passed` contains arguments that are a variable, such as
-    `$ARGS`.
+    shell does not expand. `variables` contains the boolean options whose value the shell expands.
+    These options stay environment variables. `passed` contains arguments that are a variable, such
+    as `$ARGS`.
     """
 
     words: Mapping[str, tuple[Word, ...]]

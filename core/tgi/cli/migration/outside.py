@@ -1,4 +1,4 @@
-"""Converts the port, the paths and the devices of a container to those outside of it."""
+"""Converts the port, the paths and the devices of a container to those of the host."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FIRST_FREE_PORT = 1024
 def convert_port(
     container: Container, options: LauncherOptions, inside: Word, changes: list[str]
 ) -> dict[str, Word | None]:
-    """Return the options `port` and `hostname` outside of the container. `inside` is the port of
+    """Return the options `port` and `hostname` on the host. `inside` is the port of
     the server in the container.
     """
     overrides: dict[str, Word | None] = {"port": inside}
@@ -65,7 +65,7 @@ def _note_low_port(port: Word | None, changes: list[str]) -> None:
     text = "" if port is None else port.literal or ""
     if text.isdecimal() and int(text) < _FIRST_FREE_PORT:
         changes.append(
-            f"Port {text} is below {_FIRST_FREE_PORT}, so that an ordinary user cannot open it."
+            f"Port {text} is below {_FIRST_FREE_PORT}, so an unprivileged process cannot use it."
             " Choose another port with `--port`, or allow the port."
         )
 
@@ -118,7 +118,8 @@ def _path_options(
             changes.append(_volume_note(value.text, mount))
         else:
             changes.append(
-                f"`{value.text}` is a path inside the container. Replace it with the path outside."
+                f"`{value.text}` is a path inside the container. Replace it with the path on the"
+                " host."
             )
     return overrides
 
@@ -147,7 +148,7 @@ def _model_cache(
     if outside is None:
         if mount is not None:
             changes.append(
-                f"The models are on the volume `{mount.volume}`, so that they are downloaded again."
+                f"The models are on the volume `{mount.volume}`, so they are downloaded again."
                 f" To keep them, copy the volume to a folder and set `HF_HOME` to this folder."
             )
         return {}
@@ -165,8 +166,8 @@ def _model_cache(
 
 def _volume_note(path: str, mount: Mount) -> str:
     return (
-        f"`{path}` is on the volume `{mount.volume}`. Copy the model to a folder, and name this"
-        " folder."
+        f"`{path}` is on the volume `{mount.volume}`. Copy the files to a folder, and use the path"
+        " of this folder."
     )
 
 
@@ -177,8 +178,8 @@ def _is_absolute(value: Word, mounts: Sequence[Mount]) -> bool:
 
 
 def _outside(mounts: Sequence[Mount], path: Word) -> tuple[Mount | None, Word | None]:
-    """Return the mount of a path inside of the container, and the path outside. The mount with the
-    longest target applies. A path on a volume has no path outside.
+    """Return the mount of a path inside of the container, and the path on the host. The mount with
+    the longest target applies. A path on a volume has no path on the host.
     """
     best: tuple[Mount, Word] | None = None
     for mount in mounts:

@@ -30,8 +30,9 @@ _SHOWN_LEFT_OUT = 5
 
 
 def read_script(text: str, variables: Mapping[str, Word] | None = None) -> list[Launch]:
-    """Return the starts of TGI in a script or in a single command. `variables` are set in the
-    environment of the script. Raises `UsageError` if nothing starts TGI.
+    """Return a `Launch` for each command in a script that starts TGI. The script can be a single
+    command. `variables` are set in the environment of the script. Raises `UsageError` if no command
+    starts TGI.
     """
     script = parse_script(text)
     exported = dict(variables or {})
@@ -77,7 +78,7 @@ def _with_image(command: Command, values: Mapping[str, Word]) -> Command:
 
 
 def _read(command: Command, exported: Mapping[str, Word]) -> Launch | None:
-    """Return the start of TGI in a command, or None if the command starts something else."""
+    """Return the `Launch` of a command that starts TGI, or None for any other command."""
     variables = dict(exported) | {each.name: each.value for each in command.assignments}
     words = list(command.words)
     notes: list[str] = []
@@ -136,7 +137,7 @@ def _no_start(script: Script) -> UsageError:
     program = commands[0].program if commands else ""
     if any(_reads_compose_file(command) for command in commands):
         return UsageError(
-            "error: the command reads a Compose file, which is not in the command.",
+            "error: the command reads a Compose file, and the content of this file is unknown.",
             "Give the name of the Compose file to tgi migrate.",
         )
     begin = (
@@ -153,7 +154,7 @@ def _reads_compose_file(command: Command) -> bool:
 
 
 def _in_script(launch: Launch, script: Script, at: int, starts: int) -> Launch:
-    """Add the assignments that the start needs, and notes about the other statements."""
+    """Add the assignments that the command needs, and notes about the other statements."""
     before = [s for s in script.statements[:at] if isinstance(s, Assignment)]
     needed = _needed(before, _references(launch))
     start = script.statements[at]
@@ -197,7 +198,9 @@ def _names(words: Iterable[Word]) -> set[str]:
 
 
 def _needed(before: Sequence[Assignment], names: set[str]) -> list[Assignment]:
-    """Return the assignments of `names`, and those that these assignments need, in their order."""
+    """Return the assignments to `names` and, recursively, to the variables that these assignments
+    use. The order of the script is kept.
+    """
     wanted, needed = set(names), []
     for assignment in reversed(before):
         if assignment.name in wanted:
@@ -210,7 +213,7 @@ def _context_notes(start: Command, needed: Sequence[Assignment]) -> list[str]:
     notes = []
     if start.context:
         text = " ".join(start.context)
-        notes.append(f"Left out after the command: `{text}`. Append it again if you need it.")
+        notes.append(f"The text `{text}` after the command was left out. Append it if you need it.")
     if start.block:
         notes.append(
             f"The command is inside a `{start.block}` block. Put the new command at the same place."
@@ -226,7 +229,7 @@ def _context_notes(start: Command, needed: Sequence[Assignment]) -> list[str]:
 
 
 def _left_out(script: Script, at: int) -> list[str]:
-    """Return sentences about the statements beside the start."""
+    """Return notes about the statements other than the command that starts TGI."""
     others = [s for s in script.statements if isinstance(s, Command)]
     start = script.statements[at]
     dangling = [c for c in others if c.words and c.words[0].starts_with("-")]

@@ -123,7 +123,7 @@ def parse_script(text: str) -> Script:
     if root.has_error:
         raise UsageError(
             f"error: the command cannot be parsed: {_reason(text, root)}.",
-            "Correct it, and quote the whole command: tgi migrate '…'.",
+            "Correct the command, and quote the whole command: tgi migrate '…'.",
         )
     return Script(tuple(_statements(root, _Place())), placeholders, made)
 

@@ -1,4 +1,4 @@
-"""Converts a start of TGI 3 into a `tgi serve` command."""
+"""Converts a command that starts TGI 3 into a `tgi serve` command."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Migration:
 
 
 def migrate(launch: Launch, registry: BackendRegistry | None = None) -> Migration:
-    """Convert one start of TGI 3. Raises `UsageError` if an option is invalid."""
+    """Convert one command that starts TGI 3. Raises `UsageError` if an option is invalid."""
     registry = registry or BackendRegistry()
     variables = dict(launch.variables)
     container = launch.container
@@ -81,7 +81,9 @@ def migrate(launch: Launch, registry: BackendRegistry | None = None) -> Migratio
 def _rename_platform_variables(
     launch: Launch, facts: ImageFacts | None, variables: dict[str, Word], changes: list[str]
 ) -> bool:
-    """Rename the variables of SageMaker. Returns whether the start is one of SageMaker's."""
+    """Rename the variables of SageMaker. Returns whether the command is for a
+    SageMaker image.
+    """
     reads_variables = launch.is_sagemaker or (facts is not None and facts.platform == "sagemaker")
     if "HF_MODEL_ID" not in variables or "MODEL_ID" in variables:
         return reads_variables
@@ -209,13 +211,13 @@ def _changes_of_model(model: Word, launch: Launch) -> list[str]:
     if model.literals or not names:
         if model.literal is not None and model.starts_with("$"):
             return [
-                f"TGI 3 received the text `{model.text}` as the model, because no shell replaced"
-                " the variable. Name the model."
+                f"TGI 3 received the text `{model.text}` as the model, because no shell expanded"
+                " the variable. Replace the text with the name of the model."
             ]
         return []
     if model.expansions[0].quoted:
         return [f"Set `${names[0]}` before you run the command."]
-    return [f"Set `${names[0]}` first. Without it, the command serves the demo model."]
+    return [f"Set `${names[0]}` first. Without this variable, the command serves the demo model."]
 
 
 def _with_overrides(known: ServeOptions, overrides: Mapping[str, Word | None]) -> ServeOptions:
@@ -233,7 +235,7 @@ def _check(known: ServeOptions, overrides: Mapping[str, Word | None]) -> None:
     except ConfigError as error:
         raise UsageError(
             f"error: `tgi serve` rejects these options: {str(error).rstrip('.')}.",
-            "Correct them first.",
+            "Correct the options first.",
         ) from error
 
 

@@ -18,7 +18,7 @@ _SIMPLE_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 @final
 @dataclass(frozen=True)
 class Expansion:
-    """A part of a word that the shell replaces, for example `$MODEL`, `${PORT:-80}` or `$(pwd)`.
+    """A part of a word that the shell expands, for example `$MODEL`, `${PORT:-80}` or `$(pwd)`.
 
     `source` is the text in the script. `quoted` is True inside double quotes.
     """
@@ -34,7 +34,7 @@ class Expansion:
 
     @property
     def key(self) -> str:
-        """A text that is equal for equal values, with and without quotes and braces."""
+        """A text that is equal for expansions of the same value, with any quotes and braces."""
         return f"${self.name}" if self.name else self.source
 
     def __str__(self) -> str:
@@ -65,12 +65,12 @@ class Word:
 
     @property
     def literal(self) -> str | None:
-        """The text of the word, or None if the shell replaces a part of the word."""
+        """The text of the word, or None if the shell expands a part of the word."""
         return None if self.expansions else self.text
 
     @property
     def expansions(self) -> tuple[Expansion, ...]:
-        """The parts of the word that the shell replaces."""
+        """The parts of the word that the shell expands."""
         return tuple(atom for atom in self.atoms if isinstance(atom, Expansion))
 
     @property
@@ -146,7 +146,7 @@ class Word:
 
     def shell_value(self) -> str:
         """Return the source of this word after `NAME=`. The shell does not split such values, so
-        that variables need no quotes.
+        variables need no quotes.
         """
         if not self.expansions:
             return shlex.quote(self.text) if self.text else ""

@@ -1,4 +1,4 @@
-"""The errors of a route, before they have the schema of the client's protocol."""
+"""The errors that a route can return, independent of the API in whose schema they are sent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Errors in OpenAI's schema, for responses and for streams.
 
-The statuses are TGI's, except for a prompt that is too long. TGI's `error_type` is beside OpenAI's
-object.
+The status codes are those of TGI, except for a prompt that is too long. A response contains
+OpenAI's object `error` and TGI's field `error_type`.
 """
 
 from __future__ import annotations

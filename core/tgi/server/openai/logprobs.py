@@ -100,8 +100,8 @@ def _name(data: bytes, part_prefix: str = "") -> str:
 
 
 def _prompt_offsets(tokens: Sequence[ScoredToken], prompt: str) -> list[int]:
-    """The position of each token in the prompt, in characters. The position of a part of a
-    character is that of the character.
+    """The position of each token in the prompt, in characters. The position of a token that is
+    a part of a character is the position of the character.
     """
     text = prompt.encode()
     starts = [index for index, c in enumerate(prompt) for _ in c.encode()] + [len(prompt)]

@@ -17,7 +17,7 @@ __all__ = ["ModelNotFoundError", "ModelRoutes"]
 
 _MAX_SHOWN = 200  # characters of a model's name in an error message
 _DEFAULT_NAME = "tgi"  # the name that requests use for the served model
-_CREATED = "1970-01-01T00:00:00Z"  # as TGI's `created`, which is 0
+_CREATED = "1970-01-01T00:00:00Z"  # the same time as 0, TGI's `created`
 
 
 @final

@@ -190,7 +190,7 @@ METRICS = (
     Metric(
         "tgi_batch_concat_duration",
         "histogram",
-        "new sequences join running sequences; time to decide the step",
+        "new sequences join running sequences; time to schedule the step",
         "",
         "method",
         ("decode",),

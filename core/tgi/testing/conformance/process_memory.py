@@ -1,4 +1,6 @@
-"""Measures the memory of this process without the memory that is free inside the process."""
+"""Measures the resident memory of this process after the C library has returned free memory to the
+system.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The numpy reference as an adapter backend. The conformance suite compares other backends with the
-numpy reference, and this backend lets the suite check the reference itself.
+"""A backend that runs the numpy reference through the adapter interface (`tgi.worker.adapter`). The
+conformance suite compares other backends with the numpy reference. With this backend, the suite can
+check the reference itself.
 
 Its cache stores in each slot only the token that was written there. A step computes the whole
 sequence again from the tokens in its slots. This is slow, but a wrong block changes the output

@@ -123,7 +123,7 @@ CASES = [
 """,
         "tgi serve o/a --port 8080 --json-output\ntgi serve o/b --port 3001\n"
         "tgi serve o/c --port 3002\ntgi serve o/d --port 3003",
-        ("Left out of the script: `sleep 3`",),
+        ("Commands of the script were left out: `sleep 3`",),
         file="compose.yml",
     ),
     Case(

@@ -332,7 +332,7 @@ CASES = [
         f"docker run -p 8080:3001 -e M=o/m --entrypoint /bin/bash {IMAGE} -c 'sleep 3;"
         " text-generation-launcher --model-id $M --port 3001'",
         "M=o/m tgi serve o/m --port 8080",
-        ("Left out of the script: `sleep 3`",),
+        ("Commands of the script were left out: `sleep 3`",),
     ),
     Case(
         "a_shell_with_variables_of_the_host",

@@ -23,7 +23,7 @@ CASES = [
         "nohup text-generation-launcher --model-id /m/x --port 8001 --hostname 127.0.0.1"
         " > tgi.log 2>&1 &",
         "tgi serve /m/x --hostname 127.0.0.1 --port 8001",
-        ("Left out after the command: `> tgi.log 2>&1 &`",),
+        ("The text `> tgi.log 2>&1 &` after the command was left out",),
     ),
     Case(
         "words_after_a_redirection",

@@ -1,4 +1,4 @@
-"""Reads the starts of TGI 3 in Dockerfiles, makefiles and systemd units."""
+"""Finds the commands that start TGI 3 in Dockerfiles, makefiles and systemd units."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPECIFIERS = {"%%": "%", "%h": "$HOME", "%u": "$USER", "%H": "$(hostname)"}
 
 
 def read_dockerfile(text: str) -> dict[str, Launch | UsageError]:
-    """Return the start of the image that a Dockerfile builds."""
+    """Return the `Launch` of the image that a Dockerfile builds."""
     image, variables = Word(), dict[str, Word]()
     defaults: dict[str, Word] = {}
     entrypoint: tuple[Word, ...] | None = None
@@ -84,7 +84,7 @@ def _docker_command(rest: str) -> list[Word]:
 
 
 def read_makefile(text: str) -> dict[str, Launch | UsageError]:
-    """Return the starts in the recipes of a makefile, by target."""
+    """Return the commands in the recipes of a makefile that start TGI, by target."""
     assignments: list[str] = []
     found: dict[str, Launch | UsageError] = {}
     target = ""
@@ -125,7 +125,7 @@ def _read_or_error(script: str) -> Launch | UsageError:
 
 
 def read_unit(text: str) -> dict[str, Launch | UsageError]:
-    """Return the start in a systemd unit."""
+    """Return the command in a systemd unit that starts TGI."""
     exports: list[str] = []
     notes: list[str] = []
     starts: list[str] = []

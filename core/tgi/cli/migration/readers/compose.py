@@ -35,8 +35,8 @@ _NAME = re.compile(r"\$\{?([A-Za-z_]\w*)")
 
 
 def read_services(services: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
-    """Return the services that run TGI by name, each with its start or with the reason for which
-    it cannot be read.
+    """Return the services that run TGI by name, each with its `Launch` or with the reason
+    for which it cannot be read.
     """
     found: dict[str, Launch | UsageError] = {}
     for name, service in services.items():
@@ -177,7 +177,7 @@ def _host_notes(words: Iterable[Word], names: Iterable[str]) -> list[str]:
     texts = [word.text for word in words]
     found = {name for name in names for text in texts if re.search(rf"//{re.escape(name)}\b", text)}
     return [
-        f"The host name `{name}` is known only inside of the Compose network. Replace it with the"
-        " address outside."
+        f"The host name `{name}` is known only inside of the Compose network. Replace it with an"
+        " address that the host can reach."
         for name in sorted(found)
     ]

@@ -1,4 +1,4 @@
-"""Reads the starts of TGI 3 in a command or in a file."""
+"""Finds the commands that start TGI 3 in a shell command or in a file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ _NAMES = ("Makefile", "makefile", "GNUmakefile", "Dockerfile", "Containerfile")
 
 
 def read_lines(text: str) -> dict[str, Launch | UsageError]:
-    """Return the starts in a shell text by name. The name of a single start is empty."""
+    """Return the commands in a shell text that start TGI, by name. The name of a single command is
+    empty.
+    """
     starts = read_script(text)
     if len(starts) == 1:
         return {"": starts[0]}
-    return {f"start {at}": start for at, start in enumerate(starts, 1)}
+    return {f"command {at}": start for at, start in enumerate(starts, 1)}
 
 
 def read_line(line: str) -> Launch:
-    """Return the first start in a shell text. Raises `UsageError` if the text does not start
-    TGI.
+    """Return the first command in a shell text that starts TGI. Raises `UsageError` if there is
+    none.
     """
     return read_script(line)[0]
 
@@ -75,8 +77,8 @@ _READERS: Mapping[str, Callable[[str], Mapping[str, Launch | UsageError]]] = {
 
 
 def read_file(text: str) -> Mapping[str, Launch | UsageError] | None:
-    """Return the starts in the file with this name, or None if `text` is not the name of a file.
-    Raises `UsageError` if the file cannot be read.
+    """Return the commands in the file with this name that start TGI, or None if `text` is not the
+    name of a file. Raises `UsageError` if the file cannot be read.
     """
     name = text.strip()
     path = Path(name)

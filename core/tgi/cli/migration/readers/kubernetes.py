@@ -39,8 +39,8 @@ class _Manifests:
 
 
 def read_manifests(documents: Sequence[Any]) -> dict[str, Launch | UsageError]:
-    """Return the containers that run TGI by name, each with its start or with the reason for which
-    it cannot be read.
+    """Return the containers that run TGI by name, each with its `Launch` or with the reason
+    for which it cannot be read.
     """
     manifests = _Manifests(documents)
     found: dict[str, Launch | UsageError] = {}

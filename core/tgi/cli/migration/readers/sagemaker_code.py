@@ -13,8 +13,8 @@ __all__ = ["read_python"]
 
 
 def read_python(text: str) -> dict[str, Launch | UsageError]:
-    """Return the start whose environment is a dictionary with `HF_MODEL_ID`. Raises `UsageError` if
-    there is none.
+    """Return the `Launch` whose environment is a dictionary with `HF_MODEL_ID`. Raises `UsageError`
+    if there is no such dictionary.
     """
     try:
         tree = ast.parse(text)
@@ -30,7 +30,7 @@ def read_python(text: str) -> dict[str, Launch | UsageError]:
             return {"": _start(dictionary)}
     raise UsageError(
         "error: the Python program contains no dictionary with the variables of a SageMaker model.",
-        f"Give its `docker run` or launcher command, or run `tgi sagemaker` with the variables"
+        f"Give the `docker run` or launcher command, or run `tgi sagemaker` with the variables"
         f" {', '.join(SAGEMAKER_VARIABLES)}.",
     )
 

@@ -27,7 +27,7 @@ _TEMPLATE_REMEDY = (
 
 
 def read_yaml(text: str) -> dict[str, Launch | UsageError]:
-    """Return the starts of TGI in a YAML file by the name of the service or container. Raises
+    """Return the services or containers in a YAML file that start TGI, by name. Raises
     `UsageError` if there is none.
     """
     try:
@@ -62,7 +62,7 @@ def read_yaml(text: str) -> dict[str, Launch | UsageError]:
 
 
 def _with_items(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the documents, with the members of each list of Kubernetes as own documents."""
+    """Return the documents, with the members of each Kubernetes list as separate documents."""
     found: list[dict[str, Any]] = []
     for document in documents:
         items = document.get("items")
@@ -71,18 +71,18 @@ def _with_items(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_skypilot(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
-    """Return the start in the `run` script of a SkyPilot task."""
+    """Return the commands in the `run` script of a SkyPilot task that start TGI."""
     exports = [
         f"export {name}={shlex.quote(scalar(value))}"
         for name, value in mapping(task.get("envs")).items()
         if value is not None
     ]
     starts = read_script("\n".join([*exports, task["run"]]))
-    return {f"start {at}" if len(starts) > 1 else "": each for at, each in enumerate(starts, 1)}
+    return {f"command {at}" if len(starts) > 1 else "": each for at, each in enumerate(starts, 1)}
 
 
 def _read_dstack(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
-    """Return the start in the `commands` of a dstack configuration."""
+    """Return the command in the `commands` of a dstack configuration that starts TGI."""
     variables: dict[str, Word] = {}
     items = task.get("env")
     named = [f"{name}={scalar(value)}" for name, value in mapping(items).items()]

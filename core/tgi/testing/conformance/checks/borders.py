@@ -1,4 +1,4 @@
-"""Checks at the borders of the limits that the backend chose itself, with a large model."""
+"""Checks with a large model at the maximum values of the limits that the backend chose itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks over thousands of steps: correct tokens, and no memory that is never released."""
+"""Checks over thousands of steps: correct tokens and no memory leaks."""
 
 from __future__ import annotations
 

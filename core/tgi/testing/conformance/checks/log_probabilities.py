@@ -1,4 +1,4 @@
-"""Checks of log probabilities, top tokens and prompt scores."""
+"""Checks of the log probabilities of output tokens, top tokens and prompt tokens."""
 
 from __future__ import annotations
 
