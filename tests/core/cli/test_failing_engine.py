@@ -72,7 +72,7 @@ def test_health_of_a_frozen_engine_is_answered_at_once(tmp_path, tiny_model, is_
 def test_requests_to_an_engine_that_crashes_repeatedly_get_the_reason(tmp_path, tiny_model):
     with running_server(tiny_model, "null", tmp_path / "log") as server:
         end = time.monotonic() + 60
-        while "requests are rejected" not in (tmp_path / "log").read_text():
+        while "Requests are rejected" not in (tmp_path / "log").read_text():
             assert time.monotonic() < end
             pid = engine_pid(server.pid)
             if pid is not None and httpx.get(f"{server.url}/health").status_code == 200:
@@ -140,7 +140,7 @@ def test_an_engine_that_the_system_killed_has_a_smaller_cache(tmp_path, tiny_mod
         before = httpx.get(f"{url}/info/backend").json()["kv_cache"]["max_batch_total_tokens"]
         failed = httpx.post(f"{url}/generate", json=BODY | {"inputs": FATAL_TEXT}, timeout=120)
         assert failed.status_code == 424
-        assert "SIGKILL while it worked on this request alone" in failed.json()["error"]
+        assert "SIGKILL while it ran this request alone" in failed.json()["error"]
         wait_ready(url, server, log)
         after = httpx.get(f"{url}/info/backend").json()["kv_cache"]["max_batch_total_tokens"]
         assert after < before
