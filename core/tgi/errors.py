@@ -64,10 +64,12 @@ class StartError(TgiError):
 
     `cause` states the problem, and `remedy` states what the user can do. Both texts are printed on
     one line, without a traceback.
+    Some causes are texts of TGI without a full stop. If a remedy follows, a full stop is added.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
-        super().__init__(f"{cause} {remedy}".strip())
+        is_open = bool(remedy) and not cause.endswith((".", "!", "?", ":"))
+        super().__init__(f"{cause}{'.' * is_open} {remedy}".strip())
         self.cause = cause
         self.remedy = remedy
 

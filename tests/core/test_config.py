@@ -83,6 +83,7 @@ def parse(*arguments, **variables):
 
 OUR_OPTIONS = {
     "backend": "auto",
+    "max-concurrent-requests-per-client": None,
     "http-max-connections": None,
     "http-max-head-bytes": 65_536,
     "http-max-headers": 100,

@@ -102,9 +102,8 @@ class TpuBackend:
             )
         chips = find_chips()
         if not chips:
-            return ProbeResult(
-                True, "no TPU chip was found", (DeviceInfo("cpu", "JAX on the CPU, no TPU"),)
-            )
+            reason = "no TPU chip was found, so it requires `--tpu-platform cpu`"
+            return ProbeResult(True, reason, (DeviceInfo("cpu", "JAX on the CPU, no TPU"),))
         if not has_device_nodes():
             reason = (
                 "the TPU chips have no device nodes; in a container, pass /dev/accel* or /dev/vfio"

@@ -70,10 +70,16 @@ class LiveTable:
 
     def _draw(self, below: RenderableType | None) -> None:
         table = Table(
-            title=self._title, title_justify="left", caption="times in ms", caption_justify="left"
+            title=self._title,
+            title_justify="left",
+            caption="times in ms",
+            caption_justify="left",
+            box=None,  # lines between the columns do not fit into 80 columns
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
         )
         for name in COLUMNS:
-            table.add_column(name, justify="right")
+            table.add_column(name.replace("inter-", "inter- "), justify="right", overflow="fold")
         for run in self._runs:
             table.add_row(*cells(run), style=None if run.valid else "red")
         self._live.update(table if below is None else Group(table, below), refresh=True)

@@ -21,6 +21,7 @@ _NO_MODEL = "tgi"
 _ISOLATION_TOKENS = 2
 _ISOLATION_SECONDS = 120.0
 _REFUSED = ("status 400", "status 422")
+_UNAUTHORIZED = ("status 401", "status 403")
 
 
 @final
@@ -103,6 +104,13 @@ async def find_target(
             found, error = await _fit(replace(target, route=route))
             if not error:
                 return found
+            if error.startswith(_UNAUTHORIZED):
+                raise ConfigError(
+                    f"The server at {url} rejects the API key: {error}."
+                    if endpoint.headers
+                    else f"The server at {url} requires an API key: {error}.",
+                    "Give its key with `--api-key`.",
+                )
             errors.append(f"{route}: {error}")
     except (OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__

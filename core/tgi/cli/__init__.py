@@ -5,13 +5,15 @@ runs, so that `tgi --help` imports no dependencies.
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 from tgi import __version__
-from tgi.config import UsageError
+from tgi.config import UsageError, similar
 from tgi.errors import StartError
 
 __all__ = ["COMMANDS", "ENTRY_POINT_GROUP", "launcher_main", "main", "run_command"]
@@ -38,6 +40,7 @@ command, and the value is a module with the function `run`.
 
 _USAGE_EXIT_CODE = 2
 _INTERRUPT_EXIT_CODE = 130
+_BROKEN_PIPE_EXIT_CODE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     and 2 for invalid arguments.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -55,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words[0], words[1:])
     added = _added_commands()
     if words[0] in added:
-        return run_command(lambda: _load(added[words[0]]).run(words[1:]))
-    print(
-        f"error: unrecognized command '{words[0]}'; commands: {', '.join([*COMMANDS, *added])}.",
-        file=sys.stderr,
+        exit_code: int = _load(added[words[0]]).run(words[1:])
+        return exit_code
+    names = [*COMMANDS, *added]
+    raise UsageError(
+        f"error: unrecognized command '{words[0]}'; commands: {', '.join(names)}.",
+        similar(words[0], names).rstrip(),
     )
-    return _USAGE_EXIT_CODE
 
 
 def launcher_main(arguments: Sequence[str] | None = None) -> int:
@@ -69,27 +77,39 @@ def launcher_main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0] in ("-V", "--version"):
         print(f"text-generation-launcher {__version__}")
         return 0
-    return _run("serve", words)
+    return run_command(lambda: _run("serve", words))
 
 
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit code. If the command raises `StartError`, print the
     message of the error.
+
+    If the reader of the output ends early, the exit code is that of a program that was ended by
+    SIGPIPE. Characters that the encoding of the output does not have are escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return command()
+        exit_code = command()
+        sys.stdout.flush()
+        return exit_code
     except StartError as error:
         is_usage_error = isinstance(error, UsageError)
         print(str(error) if is_usage_error else f"Error: {error}", file=sys.stderr)
         return _USAGE_EXIT_CODE if is_usage_error else 1
     except KeyboardInterrupt:
         return _INTERRUPT_EXIT_CODE
+    except BrokenPipeError:
+        # The interpreter flushes the output again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE_EXIT_CODE
 
 
 def _run(name: str, words: Sequence[str]) -> int:
     module = importlib.import_module(f"tgi.cli.{name}")
     command: Callable[[Sequence[str]], int] = module.run
-    return run_command(lambda: command(words))
+    return command(words)
 
 
 def _added_commands() -> Mapping[str, metadata.EntryPoint]:

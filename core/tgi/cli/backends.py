@@ -51,8 +51,8 @@ def run(arguments: Sequence[str]) -> int:
         _print_table(candidates)
     else:
         print(
-            "No backend is installed. Install one from a checkout: pip install -e . -e"
-            " backends/torch -e backends/cpu"
+            "No backend is installed. Install one from a checkout: pip install -c constraints.txt"
+            " torch==2.13.0 -e . -e backends/torch -e backends/cpu"
         )
     return 0
 

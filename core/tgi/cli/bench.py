@@ -31,7 +31,7 @@ from tgi.bench import (
     svg_plot,
 )
 from tgi.bench.live_table import LiveTable
-from tgi.config import UsageError
+from tgi.config import UsageError, check_output_file
 
 __all__ = ["run"]
 
@@ -60,6 +60,13 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     url = options.url if options.address is None else options.address
     _check(options, url)
+    for flag, path, suffix in (
+        ("--json", options.json, ""),
+        ("--csv", options.csv, ""),
+        ("--plot", options.plot, ".svg"),
+    ):
+        if path:
+            check_output_file(flag, path, suffix)
     target, maker = asyncio.run(_prepare(options, url))
     steps = [(1, rate) for rate in options.rate] or [
         (users, None) for users in options.users or _USERS

@@ -152,6 +152,7 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
         version=__version__,
         compute_type=environment.compute_type or _compute_type(options, chosen),
         max_concurrent_requests=options.max_concurrent_requests,
+        max_concurrent_requests_per_client=options.max_concurrent_requests_per_client,
         max_best_of=options.max_best_of,
         max_stop_sequences=options.max_stop_sequences,
         max_top_n_tokens=options.max_top_n_tokens,

@@ -17,6 +17,7 @@ from tgi.config import (
     process_environment,
     read_environment,
 )
+from tgi.errors import ModelError
 from tgi.models import (
     ModelCard,
     StartRequest,
@@ -92,7 +93,10 @@ def run(arguments: Sequence[str]) -> int:
     if ready.model is None:
         raise ready.problem or AssertionError("a model without a problem was described")
     problem = "" if ready.problem is None else str(ready.problem)
-    card = inspect_model(ready.model, options, registry, problem)
+    try:
+        card = inspect_model(ready.model, options, registry, problem)
+    except ModelError as error:
+        raise ready.problem or error from error
     if "--json" in arguments:
         print(msgspec.json.format(msgspec.json.encode(card), indent=2).decode())
     else:

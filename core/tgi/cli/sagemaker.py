@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     variables = dict(process_environment())
     if not variables.get("HF_MODEL_ID"):
-        raise ConfigError("HF_MODEL_ID must be set", "It names the model: a folder or a hub id.")
+        raise ConfigError("HF_MODEL_ID must be set", "Set it to the model: a folder or a hub id.")
     for theirs, ours in SAGEMAKER_VARIABLES.items():
         if theirs in variables:
             variables[ours] = variables[theirs]

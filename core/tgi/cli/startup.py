@@ -106,7 +106,7 @@ async def _serve(context: _Context, server: HttpServer, parts: AsyncExitStack) -
     check_descriptors()
     address, note = bind_address(options)
     if note:
-        display.log(note)
+        _logger.warning(note)
     port = context.environment.aip_http_port
     with bind(address, options.port if port is None else port) as listening:
         starting = asyncio.ensure_future(_start(context, server, parts))
@@ -191,14 +191,15 @@ async def _both(
     start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]
 ) -> tuple[Agreement, Frontend]:
     """Await both coroutines concurrently. If one coroutine raises an error, the other coroutine is
-    cancelled.
+    cancelled. The error of the front end takes precedence, as in `tgi.models.readiness`.
     """
+    started = asyncio.ensure_future(start)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            started, prepared = tasks.create_task(start), tasks.create_task(frontend)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return started.result(), prepared.result()
+        prepared = await frontend
+        return await started, prepared
+    finally:
+        started.cancel()
+        await asyncio.gather(started, return_exceptions=True)
 
 
 async def _prepare_frontend(context: _Context, model: Model, parts: AsyncExitStack) -> Frontend:

@@ -13,13 +13,20 @@ from tgi.config import UsageError
 
 __all__ = ["run"]
 
+_HELP = """Usage: tgi version
+
+Print the versions of tgi, of each package with a backend, and of Python."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Print a line for tgi, each package with a backend, and Python. Returns the exit code."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(_HELP)
+        return 0
     if arguments:
         raise UsageError(
-            f"error: unexpected argument '{arguments[0]}' found; `tgi version` takes no arguments.",
-            "",
+            f"error: unexpected argument '{arguments[0]}' found.",
+            "`tgi version` takes no arguments.",
         )
     print(f"tgi {__version__}")
     points = metadata.entry_points(group="tgi.backends")

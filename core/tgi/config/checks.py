@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from pathlib import Path
 
 from tgi.config.options import OPTIONS, ServeOptions
+from tgi.config.parser import UsageError
 from tgi.errors import ConfigError
 
-__all__ = ["bind_address", "check_options", "notes_on_options", "num_shard_of"]
+__all__ = ["bind_address", "check_options", "check_output_file", "notes_on_options", "num_shard_of"]
 
 
 def num_shard_of(options: ServeOptions) -> int:
@@ -97,6 +100,30 @@ def notes_on_options(options: ServeOptions) -> tuple[str, ...]:
         f"`{row.flag}` has no effect: {row.no_effect}."
         for row in OPTIONS
         if row.no_effect and getattr(options, row.name) != row.default
+    )
+
+
+def check_output_file(flag: str, path: str, suffix: str = "") -> None:
+    """Check that a command can write its output to the file of an option, before it starts its
+    work. Raises `UsageError`.
+    """
+    file = Path(path)
+    if suffix and file.suffix not in ("", suffix):
+        raise UsageError(
+            f"error: invalid value '{path}' for '{flag}': the format of the file is {suffix[1:]}.",
+            f"Give a name that ends with `{suffix}`.",
+        )
+    if file.is_dir():
+        problem = "it is a folder"
+    elif not file.parent.is_dir():
+        problem = f"the folder `{file.parent}` does not exist"
+    elif not os.access(file if file.exists() else file.parent, os.W_OK):
+        problem = "there is no permission to write it"
+    else:
+        return
+    raise UsageError(
+        f"error: invalid value '{path}' for '{flag}': {problem}.",
+        "Name a file that can be written.",
     )
 
 

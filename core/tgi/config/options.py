@@ -20,6 +20,10 @@ _MODEL, _HARDWARE, _LIMITS = "Model", "Hardware", "Limits"
 _SCHEDULING, _SERVER, _LOGS = "Scheduling", "Server", "Logs and telemetry"
 
 _U32 = 2**32 - 1
+_SEPARATE_STEPS = (
+    " It has an effect only on backends that compute prompts and decode rows in separate steps,"
+    " so not on `cpu`."
+)
 _NOT_YET = "this version does not implement it yet"
 _NO_SOCKETS = "each backend starts and connects its own ranks"
 
@@ -131,6 +135,13 @@ class ServeOptions:
         "Maximum number of concurrent requests. Further requests fail with status 429.",
         minimum=0,
     )
+    max_concurrent_requests_per_client: int | None = option(
+        None,
+        _LIMITS,
+        "Maximum number of concurrent requests per client address. Without this option, a client"
+        " may use all requests that no other client waits for.",
+        minimum=1,
+    )
     max_best_of: int = option(2, _LIMITS, "Maximum `best_of`.", minimum=0)
     max_stop_sequences: int = option(
         4, _LIMITS, "Maximum number of stop sequences per request.", minimum=0
@@ -162,12 +173,14 @@ class ServeOptions:
     waiting_served_ratio: float = option(
         0.3,
         _SCHEDULING,
-        "Ratio of waiting to running requests at which decoding pauses for a prefill.",
+        "Ratio of waiting to running requests at which decoding pauses for a prefill."
+        + _SEPARATE_STEPS,
     )
     max_waiting_tokens: int = option(
         20,
         _SCHEDULING,
-        "Number of decode steps after which decoding pauses for waiting requests.",
+        "Number of decode steps after which decoding pauses for waiting requests."
+        + _SEPARATE_STEPS,
         minimum=0,
     )
     max_batch_prefill_tokens: int | None = option(

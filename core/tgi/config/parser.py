@@ -7,7 +7,8 @@ command line, a boolean option takes no value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,7 +16,7 @@ from tgi.config.option import Option
 from tgi.config.options import OPTIONS, ServeOptions
 from tgi.errors import ConfigError
 
-__all__ = ["ParsedArguments", "UsageError", "parse_arguments"]
+__all__ = ["ParsedArguments", "UsageError", "parse_arguments", "similar"]
 
 _BOOLEANS = {"true": True, "false": False}
 
@@ -85,8 +86,19 @@ def _split(
         elif any(flag.startswith(f"--{name}-") for name in backend_names):
             plugin_values[flag] = _value(flag, value, rest)
         else:
-            raise UsageError(f"error: unexpected argument '{flag}' found.")
+            raise UsageError(
+                f"error: unexpected argument '{flag}' found.",
+                f"{similar(flag, by_flag)}For more information, try '--help'.",
+            )
     return texts, plugin_values
+
+
+def similar(word: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known word that is most similar to `word`, and a space. The result
+    is empty if no known word is similar.
+    """
+    found = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean '{found[0]}'? " if found else ""
 
 
 def _flag_and_value(word: str) -> tuple[str, str | None]:

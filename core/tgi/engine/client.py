@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import final
 
 from tgi.backend import Agreement, Control, ControlResult
@@ -142,8 +142,10 @@ class EngineClient:
             raise self._end
         if self.failure:
             raise UnhealthyError(self.failure, self._supervisor.seconds_to_retry)
-        stream = SequenceStream(next(self._sequence_ids), request, outputs, self._abort)
-        self._streams[stream.sequence_id] = stream
+        stream = SequenceStream(
+            next(self._sequence_ids), request, outputs, self._abort, self._pause, self._resume
+        )
+        self._streams[stream.engine_id] = stream
         if self._isolation.current is None:
             self._send(stream.to_message())
         return stream
@@ -181,14 +183,41 @@ class EngineClient:
     def _process(self) -> EngineProcess | None:
         return self._supervisor.process
 
-    def _abort(self, sequence_id: int) -> None:
-        stream = self._streams.pop(sequence_id, None)
+    def _abort(self, engine_id: int) -> None:
+        stream = self._streams.pop(engine_id, None)
         if stream is not None:
             self._has_progressed |= self._has_new_tokens(stream)
-            self._send(AbortSequence(sequence_id))
+            self._send(AbortSequence(engine_id))
             self._end_isolation()
             if self._process is None:
                 self._report_idle()
+
+    def _pause(self, stream: SequenceStream) -> bool:
+        """Abort a sequence in the engine, and keep its stream. During isolation runs, sequences are
+        not paused, because the next run waits for the current one.
+        """
+        if self._isolation.current is not None:
+            return False
+        self._send(AbortSequence(stream.engine_id))
+        return True
+
+    def _resume(self, stream: SequenceStream) -> None:
+        """Continue a paused sequence under a new id. Outputs that the engine sent under the old id
+        before it processed the abort are dropped, and the engine generates them again.
+        """
+        del self._streams[stream.engine_id]
+        stream.engine_id = next(self._sequence_ids)
+        self._streams[stream.engine_id] = stream
+        if self._isolation.current is None:
+            self._send(stream.resume_message())
+
+    def _send_again(self, streams: Iterable[SequenceStream]) -> None:
+        """Resume sequences in an engine process that does not have them, except for the paused
+        ones.
+        """
+        for stream in streams:
+            if not stream.is_paused:
+                self._send(stream.resume_message())
 
     def _send(self, message: FrontendMessage) -> None:
         # Without a process the message is dropped: a restart resends every unfinished sequence.
@@ -219,18 +248,19 @@ class EngineClient:
         """Resume all sequences in the process that is ready now."""
         self._has_progressed = False
         self._tokens_at_start = {
-            number: len(stream.output_token_ids) for number, stream in self._streams.items()
+            stream.sequence_id: len(stream.output_token_ids) for stream in self._streams.values()
         }
         for message in self._control.replay():
             self._send(message)
         first = self._isolation.begin(self._streams.values())
-        for stream in self._streams.values() if first is None else (first,):
-            self._send(stream.resume_message())
+        if first is not None:
+            first.is_paused = False
+        self._send_again(self._streams.values() if first is None else (first,))
 
     def on_trip(self, reason: str) -> None:
         """End all sequences with an error, because the engine crashes repeatedly."""
         for stream in list(self._streams.values()):
-            self._deliver(SequenceOutput(stream.sequence_id, error=reason))
+            self._deliver(SequenceOutput(stream.engine_id, error=reason))
         self._report_idle()
 
     def _note_crash(self, cause: str) -> None:
@@ -240,7 +270,7 @@ class EngineClient:
         name = offender.request.request_id
         self._log(f"{cause} while it ran only request {name}. This request ends with an error.")
         self._deliver(
-            SequenceOutput(offender.sequence_id, error=f"{cause} while it ran this request alone")
+            SequenceOutput(offender.engine_id, error=f"{cause} while it ran this request alone")
         )
 
     def _report_idle(self) -> None:
@@ -260,12 +290,11 @@ class EngineClient:
             # The engine sends its messages in order. The remaining output of the passed sequence
             # therefore arrives before the next sequence passes, and the passed sequence can be
             # resumed later without losing tokens.
-            self._send(AbortSequence(passed.sequence_id))
-            self._send(following.resume_message())
+            self._send(AbortSequence(passed.engine_id))
+            following.is_paused = False
+            self._send_again([following])
             return
-        for stream in self._streams.values():
-            if stream is not passed:
-                self._send(stream.resume_message())
+        self._send_again(stream for stream in self._streams.values() if stream is not passed)
 
     def on_message(self, message: EngineMessage) -> None:
         """Process a message from the engine."""

@@ -40,8 +40,20 @@ _REMEDIES = {
 
 async def launch(command: Sequence[str]) -> tuple[Process, StreamReader, StreamWriter]:
     """Start a process and wait until it has connected. Only this user can open the socket. If the
-    caller is cancelled, the process is killed.
+    caller is cancelled, the process is killed. Raises `BackendError` if the process does not
+    connect or the system cannot start it.
     """
+    try:
+        return await _launch(command)
+    except OSError as error:
+        raise BackendError(
+            f"The system cannot start the engine process: {error.strerror or error}.",
+            "Check the number of open files and processes, the memory, and the folder for temporary"
+            " files (`TMPDIR`).",
+        ) from error
+
+
+async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, StreamWriter]:
     loop = asyncio.get_running_loop()
     connected: asyncio.Future[tuple[StreamReader, StreamWriter]] = loop.create_future()
 

@@ -279,7 +279,7 @@ class EngineProcess:
         except ConnectionError:
             return
         except (msgspec.MsgspecError, ValueError):
-            await self.kill()
+            await self.kill("the engine process sent a malformed message, so it was killed")
 
     async def wait_end(self) -> str:
         """Wait until the process has ended, and return a description of its exit status. If the
@@ -288,7 +288,7 @@ class EngineProcess:
         try:
             await asyncio.wait_for(self._process.wait(), _CLOSE_TIMEOUT)
         except TimeoutError:
-            await self.kill()
+            await self.kill("the engine process closed its connection and did not end")
         self._watch.cancel()
         self._writer.close()
         return self._kill_reason or describe_end(self._process.returncode)[0]
@@ -314,16 +314,20 @@ class EngineProcess:
                 case StartFailed():
                     raise BackendError(message.cause, message.remedy)
                 case _:
-                    raise ValueError(f"{type(message).__name__} is not expected during start")
+                    text = f"The engine process sent {type(message).__name__} during the startup."
+                    raise BackendError(text, "The backend or the installation is broken.")
         end = await self.wait_end()
         remedy = "" if self._kill_reason else describe_end(self._process.returncode)[1]
         raise BackendError(
             f"The engine process of backend `{backend}` ended in phase `{phase}`: {end}.", remedy
         )
 
-    async def kill(self) -> None:
-        """Kill the process and wait until it has ended. Further calls have no effect."""
+    async def kill(self, reason: str = "") -> None:
+        """Kill the process and wait until it has ended. Further calls have no effect. `reason` is
+        set if the process itself is the cause.
+        """
         self._watch.cancel()
+        self._kill_reason = self._kill_reason or reason
         await self._kill()
 
     async def _kill(self) -> None:

@@ -146,11 +146,18 @@ def choose_backend(request: StartRequest, model: Model) -> tuple[EngineConfig, S
 
 
 def read_texts(options: ServeOptions, model: Model) -> tuple[Tokenizer, ChatTemplate | None]:
-    """Read the tokenizer and the chat template. Raises `ModelError`."""
+    """Read the tokenizer and the chat template. Raises `ModelError`, and `ConfigError` if the file
+    of `--tokenizer-config-path` does not exist.
+    """
     # The library takes a tenth of a second to import. The engine process starts during this time.
     from tgi.text import ChatTemplate, Tokenizer  # noqa: PLC0415
 
     path = options.tokenizer_config_path
+    if path is not None and not Path(path).is_file():
+        raise ConfigError(
+            f"`--tokenizer-config-path` names the file `{path}`, which does not exist.",
+            "Give the path of a tokenizer_config.json with a chat template.",
+        )
     folder = find_tokenizer(model)
     return Tokenizer.load(folder), ChatTemplate.load(folder, None if path is None else Path(path))
 

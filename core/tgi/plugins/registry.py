@@ -35,6 +35,7 @@ __all__ = ["AUTO", "BackendRegistry", "Candidate", "Selection"]
 
 AUTO = "auto"
 
+_CORE_PACKAGE = "tgi"  # its own backends are for tests
 _METHODS = ("probe", "supports", "create_worker")
 
 
@@ -74,6 +75,8 @@ class Candidate:
         if self.problem:
             return self.problem
         words = [] if self.support is None else [self.support.status, *self.support.reasons]
+        if self.support is None and self.probe is not None and self.probe.reason:
+            words.append(self.probe.reason)
         if self.info is not None and not self.info.selectable:
             words.append("only when named")
         return "usable" + (f" ({', '.join(words)})" if words else "")
@@ -258,7 +261,12 @@ class BackendRegistry:
                 f"The backends {tied} have the same priority {best}.",
                 "Select one with `--backend`.",
             )
-        return Selection(first[0], candidates)
+        return Selection(first[0], tuple(c for c in candidates if c.package != _CORE_PACKAGE))
+
+    def _without_tests(self) -> tuple[str, ...]:
+        """Return the names of the installed backends, without those of the core for tests."""
+        owners = {point.name: _package(point)[0] for point in self._entry_points}
+        return tuple(name for name in self.names if owners[name] != _CORE_PACKAGE)
 
     def _candidate(self, name: str, model_format: str | None) -> Candidate:
         if model_format is None:
@@ -274,10 +282,12 @@ class BackendRegistry:
                 "No backend is installed.", 'Install one, for example: pip install "tgi[cpu]".'
             )
         if name != AUTO and name not in self.names:
+            listed = ", ".join(f"`{n}`" for n in self._without_tests()) or "none"
             raise BackendError(
-                f"The backend `{name}` is not installed. Installed:"
-                f" {', '.join(f'`{n}`' for n in self.names)}.",
-                f'Install it, for example: pip install "tgi[{name}]".',
+                f"The backend `{name}` is not installed. Installed: {listed}.",
+                f'Install it: pip install "tgi[{name}]".'
+                if name in _extras()
+                else "Name an installed backend, or install the package with this backend.",
             )
 
 
@@ -290,8 +300,19 @@ def _usable(candidate: Candidate) -> Candidate:
 
 
 def _none_usable(candidates: Iterable[Candidate]) -> BackendError:
-    statuses = "; ".join(f"{c.name}: {c.status}" for c in candidates)
+    """Create the error of `auto`. The backends for tests are named only if there are no others."""
+    candidates = tuple(candidates)
+    real = tuple(c for c in candidates if c.package != _CORE_PACKAGE)
+    statuses = "; ".join(f"{c.name}: {c.status.rstrip('.')}" for c in real or candidates)
     return BackendError(f"No installed backend can serve this model on this machine ({statuses}).")
+
+
+def _extras() -> tuple[str, ...]:
+    """Return the extras of the core, which install backends and other packages."""
+    try:
+        return tuple(metadata.metadata(_CORE_PACKAGE).get_all("Provides-Extra") or ())
+    except metadata.PackageNotFoundError:
+        return ()
 
 
 def _load(point: metadata.EntryPoint) -> Backend:

@@ -119,10 +119,22 @@ class PrefillPace:
             limit = known.num_tokens * _STEP_NS // known.step_ns
             limit = limit if limit >= known.num_tokens else smallest
         else:
-            per_token = (many.step_ns - few.step_ns) / (many.num_tokens - few.num_tokens)
-            spare = (_STEP_NS - few.step_ns) / per_token if per_token > 0 else largest
-            limit = few.num_tokens + int(spare)
+            limit = _largest_step(few, many)
         return max(smallest, limit - num_decode_rows)
+
+
+def _largest_step(few: _Pace, many: _Pace) -> int:
+    """Return the number of tokens with which a step lasts `_STEP_NS`. One of the two steps may have
+    been slow by chance, and it must not determine the result until it is measured again.
+    """
+    per_token = (many.step_ns - few.step_ns) / (many.num_tokens - few.num_tokens)
+    if per_token <= 0:  # the small step was slow
+        return many.num_tokens * _STEP_NS // many.step_ns
+    limit = few.num_tokens + int((_STEP_NS - few.step_ns) / per_token)
+    # The time of the small step, divided by its tokens, is an upper bound of b. It gives a limit
+    # that is certain, also if the large step was slow.
+    least = few.num_tokens * _STEP_NS // few.step_ns
+    return max(limit, least) if least > few.num_tokens else limit
 
 
 @final

@@ -12,8 +12,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
-from tgi.server.error_responses import InternalError, error_response
-from tgi.server.generation.pipeline import ConcurrencyLimiter, GenerationPipeline
+from tgi.server.error_responses import InternalError, error_response, native_route_error
+from tgi.server.generation.pipeline import GenerationPipeline
+from tgi.server.generation.slots import ConcurrencyLimiter
 from tgi.server.http.cors import CorsLayer
 from tgi.server.http.errors import RouteError
 from tgi.server.http.routing import PathRoute
@@ -37,7 +38,11 @@ def create_app(state: ServerState) -> ASGIApp:
     that the statistics of each engine step update the metrics.
     """
     state.engine.add_stats_listener(state.metrics.observe_step)
-    pipeline = GenerationPipeline(state, ConcurrencyLimiter(state.config.max_concurrent_requests))
+    config = state.config
+    limiter = ConcurrencyLimiter(
+        config.max_concurrent_requests, config.max_concurrent_requests_per_client
+    )
+    pipeline = GenerationPipeline(state, limiter)
     info = InfoRoutes(state)
     paths = _generation_paths(state, pipeline, info) | _open_paths(state, info)
     _add_platform_routes(paths, state.config)
@@ -61,7 +66,7 @@ def _generation_paths(
     guarded = partial(PathRoute, error_response=error_response, api_key=state.config.api_key)
     model = "/v2/models/{model}/versions/{version}"
     return {
-        "/": guarded(post=native.generate_compatible, get=info.health),
+        "/": guarded(post=native.generate_compatible, get=info.root),
         "/generate": guarded(post=native.generate),
         "/generate_stream": guarded(post=native.generate_stream),
         "/tokenize": guarded(post=native.tokenize),
@@ -72,7 +77,7 @@ def _generation_paths(
         "/v1/messages": guarded(post=anthropic.messages, key_header="x-api-key"),
         "/v1/messages/count_tokens": guarded(post=anthropic.count_tokens, key_header="x-api-key"),
         "/invocations": guarded(post=platforms.invocations),
-        "/vertex": guarded(post=platforms.vertex),
+        "/vertex": guarded(post=platforms.vertex, error_response=native_route_error),
         "/v2": guarded(get=platforms.server_metadata),
         "/v2/health/live": guarded(get=platforms.live),
         "/v2/health/ready": guarded(get=platforms.live),
@@ -91,7 +96,7 @@ def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
         "/v1/models/{model:path}": open_route(get=models.retrieve),
         "/info": open_route(get=info.info),
         "/info/backend": open_route(get=info.backend),
-        "/health": open_route(get=info.health),
+        "/health": open_route(get=info.health, error_response=native_route_error),
         "/ping": open_route(get=info.health),
         "/metrics": open_route(get=info.metrics),
         "/docs": open_route(get=docs.redirect),

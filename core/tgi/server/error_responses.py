@@ -16,7 +16,7 @@ from tgi.server.http.errors import ErrorReport, HttpError, report_of
 from tgi.server.http.responses import native_error_response
 from tgi.server.openai.errors import openai_error_response
 
-__all__ = ["InternalError", "error_response"]
+__all__ = ["InternalError", "error_response", "native_route_error"]
 
 _OPENAI_PATHS = ("/v1/chat/", "/v1/completions", "/v1/responses")
 _ANTHROPIC_PATH = "/v1/messages"
@@ -37,6 +37,14 @@ class InternalError(RequestError):
 def error_response(scope: Scope, error: HttpError) -> Response:
     """Create the response for an error of a route, or of a path that does not exist."""
     return _format_of(scope)(report_of(error))
+
+
+def native_route_error(scope: Scope, error: HttpError) -> Response:
+    """Create the response for an error of a route of TGI's own API whose path is configured. Such a
+    path may begin with `/v1/`.
+    """
+    del scope
+    return native_error_response(report_of(error))
 
 
 def _format_of(scope: Scope) -> Callable[[ErrorReport], Response]:

@@ -33,6 +33,7 @@ class ServerConfig:
     model_sha: str | None = None
     model_pipeline_tag: str | None = None
     max_concurrent_requests: int = 128
+    max_concurrent_requests_per_client: int | None = None
     max_best_of: int = 2
     max_stop_sequences: int = 4
     max_top_n_tokens: int = 5

@@ -1,7 +1,8 @@
-"""Renders chat templates in a separate process. The process is killed if it exceeds a time limit.
+"""Renders chat templates in separate processes. A process is killed if it exceeds a time limit.
 
-Templates are untrusted code and messages are untrusted data. The separate process ensures that they
+Templates are untrusted code and messages are untrusted data. A separate process ensures that they
 cannot block the event loop. After a failure, a new process is started for the next conversation.
+Large conversations have their own process, so that other conversations do not wait for them.
 
 A template that exceeds its limits is a fault of the request. A process that another process has
 killed or stopped is a fault of the server.
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
+import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from tgi.config import process_environment
@@ -36,13 +38,14 @@ from tgi.text.chat_template_messages import (
     send_frame,
 )
 
-__all__ = ["ChatTemplateRenderer", "RenderLimits", "TemplateProcess"]
+__all__ = ["ChatTemplateRenderer", "RenderLimits", "RenderQueue", "TemplateProcess"]
 
 _COMMAND = (sys.executable, "-m", "tgi.text.chat_template_child")
 _START_SECONDS = 60.0  # the time limit is long because imports can be slow on a busy machine
 # A template that exceeds the time limit uses at least this share of it as processor time. If the
 # process has used less, it was stopped, or the machine is overloaded.
 _MIN_PROCESSOR_SHARE = 0.1
+_LARGE_BYTES = 1 << 16  # a conversation that is larger when encoded is rendered by its own process
 _REAP_SECONDS = 5.0  # time until the exit status of a process that has closed its socket is known
 _OUTSIDE_SIGNALS = (-signal.SIGKILL, -signal.SIGTERM)  # the process itself does not cause these
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
@@ -62,22 +65,21 @@ class RenderLimits:
 
 @final
 class ChatTemplateRenderer:
-    """The templates of one model, and the process that renders one conversation at a time."""
+    """The templates of one model, and the processes that render them. There is one process for
+    large conversations and one for all others. The first one is started when it is needed.
+    """
 
     def __init__(self, template: ChatTemplate, limits: RenderLimits = RenderLimits()) -> None:
         self._template = template
-        self._limits = limits
-        self._process: TemplateProcess | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="chat template")
-        self._has_compiled = False  # the templates have been compiled once
-        self._is_closed = False
+        self._queue = RenderQueue(template, limits)
+        self._large_queue = RenderQueue(template, limits)
 
     async def start(self) -> None:
-        """Start the process and compile the templates. Raises `ModelError` if a template cannot be
+        """Start a process and compile the templates. Raises `ModelError` if a template cannot be
         compiled, and `StartError` if the process does not start.
         """
         try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._started)
+            await self._queue.start()
         except TemplateError as error:
             raise ModelError(
                 f"{self._template.origin}: the chat template does not compile: {error}.",
@@ -100,7 +102,7 @@ class ChatTemplateRenderer:
         assistant, the prompt ends with this message, so that the model continues the message.
 
         `messages`, `tools` and `variables` (additional variables of the template) are JSON data.
-        Raises `TemplateError` if the prompt cannot be rendered, and `UnhealthyError` if the process
+        Raises `TemplateError` if the prompt cannot be rendered, and `UnhealthyError` if a process
         does not respond or cannot be started again.
         """
         name = self._template.choose(has_tools=tools is not None)
@@ -112,6 +114,42 @@ class ChatTemplateRenderer:
             None if tools is None else list(tools),
             dict(variables or {}),
         )
+        is_large = len(msgspec.msgpack.encode(request)) > _LARGE_BYTES
+        return await (self._large_queue if is_large else self._queue).render(request)
+
+    def close(self) -> None:
+        """End the processes. Renderings in progress fail."""
+        self._queue.close()
+        self._large_queue.close()
+
+
+@final
+class RenderQueue:
+    """A process that renders one conversation at a time, and the conversations that wait for it."""
+
+    def __init__(self, template: ChatTemplate, limits: RenderLimits) -> None:
+        self._template = template
+        self._limits = limits
+        self._process: TemplateProcess | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="chat template")
+        self._has_compiled = False  # the templates have been compiled once
+        self._is_closed = False
+
+    @property
+    def process(self) -> TemplateProcess | None:
+        """The process, or None before its start and after a failed restart."""
+        return self._process
+
+    async def start(self) -> None:
+        """Start the process. Raises `TemplateError` if a template cannot be compiled, and
+        `UnhealthyError` if the process does not start.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._started)
+
+    async def render(self, request: RenderTemplate) -> str:
+        """Render a conversation after all earlier ones. Raises `TemplateError` and
+        `UnhealthyError`.
+        """
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, self._render, request
         )

@@ -182,9 +182,8 @@ def _special_values(fields: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         extra = fields.get(field)
         if isinstance(extra, dict):
             yield from extra.items()
-        elif isinstance(extra, list):
+        elif isinstance(extra, list) and extra:
             yield from (("", value) for value in extra)
-        if extra:
             return
 
 
@@ -211,10 +210,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, tokens: _Tokens) -> None:
     added = [token for _, token in sorted(tokens.by_id.items(), key=lambda pair: pair[0])]
     seen = {token.content for token in backend.get_added_tokens_decoder().values()}
     seen.update(token.content for token in added)
-    for token in (*tokens.named.values(), *tokens.extra):
-        if token.content not in seen:
-            seen.add(token.content)
-            added.append(token)
+    # If several fields name the same new token, the library uses the options of the last one.
+    added += (t for t in (*tokens.named.values(), *tokens.extra) if t.content not in seen)
     for token in added:
         if token.content in named and not token.special:
             token.special = True

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -181,3 +182,29 @@ def test_the_live_table_shows_runs_and_progress():
     shown = console.file.getvalue()
     assert "2 users: 4 of 6 requests, 1 failed" in shown
     assert "1 INVALID" in shown
+
+
+def test_the_live_table_cuts_no_number_in_80_columns():
+    console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system=None)
+    times = [0.1 * number for number in range(1, 9)]
+    results = [StreamResult(times, 0.8, 8, 5, "length")]
+    run = summarize(Load(32, 1, 3), results, 0.0, 1.0)
+    run = replace(
+        run, output_tokens_per_second=12345.6, requests_per_second=987.65, label="32 users"
+    )
+    with LiveTable("a server", console) as table:
+        table.add(run)
+    shown = console.file.getvalue()
+    assert "12345.6" in shown
+    assert "987.65" in shown
+    assert "…" not in shown
+
+
+def test_a_server_with_a_key_is_named_as_such(tmp_path, tiny_model, capsys):
+    words = ("-u", 1, "-r", 1, "-d", 2)
+    with running_server(tiny_model, "null", tmp_path / "log", "--api-key", "secret") as server:
+        assert bench(server.url, *words) == 1
+        assert "requires an API key" in capsys.readouterr().err
+        assert bench(server.url, *words, "--api-key", "wrong") == 1
+        assert "rejects the API key" in capsys.readouterr().err
+        assert bench(server.url, *words, "--api-key", "secret") == 0

@@ -160,22 +160,38 @@ def test_at_the_end_each_request_has_a_json_error(server):
     assert "Traceback" not in server.log
 
 
-def test_a_request_whose_body_is_incomplete_has_a_json_error(server):
+INCOMPLETE = {
+    "/generate": (503, lambda body: body["error_type"]),
+    "/v1/chat/completions": (503, lambda body: body["error"]["type"]),
+    "/v1/messages": (529, lambda body: body["error"]["type"]),
+}
+
+
+def test_a_request_whose_body_is_incomplete_has_an_error_of_its_protocol(server):
     server.start("--graceful-termination-timeout", "1")
     server.wait_ready()
-    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
-        connection.sendall(
-            b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            b'Content-Length: 100\r\n\r\n{"inputs'
-        )
+    with contextlib.ExitStack() as parts:
+        connections = {
+            path: socket.create_connection(("127.0.0.1", server.port), 30) for path in INCOMPLETE
+        }
+        for path, connection in connections.items():
+            parts.enter_context(connection)
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                'Content-Length: 100\r\n\r\n{"inputs'.encode()
+            )
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
-        received = b""
-        while part := connection.recv(1 << 16):
-            received += part
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503")
-    assert json.loads(body)["error_type"] == "healthcheck"
+        types = {}
+        for path, connection in connections.items():
+            received = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # noqa: B023
+            head, _, body = received.partition(b"\r\n\r\n")
+            status, type_of = INCOMPLETE[path]
+            assert head.startswith(f"HTTP/1.1 {status}".encode())
+            assert b"retry-after: 5" in head
+            assert b"connection: close" in head
+            types[path] = type_of(json.loads(body))
+    assert [*types.values()] == ["healthcheck", "server_error", "overloaded_error"]
     assert server.ended_after()[1] == 0
     assert "Traceback" not in server.log
 

@@ -60,7 +60,7 @@ def test_commands_on_a_file_that_no_backend_reads(tmp_path, single_file):
         ["doctor", single_file, "--backend", "null"],
         ["serve", single_file, "--backend", "null", "--port", "0"],
     )
-    sentence = f"`{single_file}` is a model in the format `gguf`, which no installed backend reads."
+    sentence = "No installed backend reads models in the format `gguf`."
     assert inspect[:2] == [1, ""]
     assert inspect[2].startswith(f"Error: {sentence}")
     diagnosis = json.loads(doctor[1])
@@ -75,9 +75,9 @@ def test_commands_on_a_file_that_no_backend_reads(tmp_path, single_file):
     assert (null["support"], null["reasons"]) == ("no", [reason])
     assert named[0] == 1
     assert (
-        f"family unknown, format gguf, served by no installed backend\n\nproblem: {sentence}"
-        in named[1]
-    )
+        "family unknown, format gguf, served by no installed backend\n\nproblem: The backend `null`"
+        f" cannot be used: {reason}."
+    ) in named[1]
     assert serve[0] == 1
     assert serve[2].splitlines()[-1] == f"Error: The backend `null` cannot be used: {reason}."
 
@@ -85,8 +85,8 @@ def test_commands_on_a_file_that_no_backend_reads(tmp_path, single_file):
 def test_commands_on_a_file_that_a_backend_reads(tmp_path, single_file, installed_reader):
     inspect, text, doctor, other = commands(
         tmp_path,
-        ["inspect", single_file, "--json"],
-        ["inspect", single_file],
+        ["inspect", single_file, "--backend", "onefile", "--json"],
+        ["inspect", single_file, "--backend", "onefile"],
         ["doctor", single_file, "--backend", "onefile", "--json"],
         ["doctor", single_file, "--backend", "null"],
         reader=installed_reader,

@@ -1,5 +1,7 @@
 """The routes that report the state of the server: info, health, models and metrics."""
 
+import re
+
 from tests.core.server.fake_engine import FakeEngine
 from tgi.engine.messages import EngineStats
 from tgi.scheduler.records import SchedulerStats
@@ -25,6 +27,26 @@ async def test_backend_info_reports_the_negotiated_limits(make_client):
     assert parsed["sampling_caps"] == {"top_k": 16}
     assert parsed["kv_cache"] == {"mode": "paged", "block_size": 16, "max_batch_total_tokens": 1024}
     assert parsed["facts"] == {"dtype": "float32"}
+
+
+async def test_a_browser_gets_a_page_whose_links_exist(make_client):
+    accept = {"accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
+    async with make_client() as client:
+        response = await client.get("/", headers=accept)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert "<code>tiny</code>" in response.text
+        links = re.findall(r'href="([^"]+)"', response.text)
+        assert len(links) > 3
+        for link in links:
+            assert (await client.get(f"/{link}")).status_code in (200, 303), link
+
+
+async def test_the_page_for_browsers_escapes_the_address(make_client):
+    headers = {"accept": "text/html", "host": "<script>"}
+    async with make_client() as client:
+        response = await client.get("/", headers=headers)
+    assert "<script>" not in response.text
 
 
 async def test_health_is_an_empty_200_or_a_503(make_client):

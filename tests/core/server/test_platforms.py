@@ -150,6 +150,31 @@ async def test_vertex_configures_its_routes(make_client):
     assert named.status_code == 422
 
 
+# The defaults of Vertex AI.
+ENDPOINT = "/v1/endpoints/1/deployedModels/2"
+
+
+async def test_configured_routes_have_the_errors_of_the_routes_behind_them(make_client):
+    json_type = {"content-type": "application/json"}
+    async with make_client(
+        aip_predict_route=f"{ENDPOINT}:predict", aip_health_route=ENDPOINT, api_key="k"
+    ) as client:
+        for path, ours in ((f"{ENDPOINT}:predict", "/vertex"), (ENDPOINT, "/health")):
+            for method, key, content in (
+                ("POST", "", b"{}"),
+                ("POST", "Bearer k", b"{"),
+                ("POST", "Bearer k", b'{"instances": []}'),
+                ("POST", "Bearer k", b'{"instances": [{"inputs": ""}]}'),
+                ("PUT", "Bearer k", b""),
+            ):
+                headers = json_type | {"authorization": key}
+                expected = await client.request(method, ours, headers=headers, content=content)
+                answered = await client.request(method, path, headers=headers, content=content)
+                assert answered.status_code == expected.status_code >= 400
+                assert answered.content == expected.content
+                assert answered.headers.get("content-type") == expected.headers.get("content-type")
+
+
 async def test_a_configured_route_does_not_replace_another_route(make_client):
     async with make_client(aip_predict_route="/generate", aip_health_route="/info") as client:
         assert (await client.post("/generate", json={"inputs": "a"})).json().keys() == {

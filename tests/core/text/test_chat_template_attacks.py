@@ -183,7 +183,7 @@ async def test_close_stops_the_rendering_and_the_process():
         ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=60.0)
     )
     await renderer.start()
-    pid = renderer._process._process.pid
+    pid = renderer._queue.process._process.pid
     rendering = asyncio.ensure_future(renderer.render(USER))
     await asyncio.sleep(0.05)
     await asyncio.to_thread(renderer.close)

@@ -27,7 +27,7 @@ async def renderer():
 
 
 def pid_of(renderer):
-    return renderer._process._process.pid
+    return renderer._queue.process._process.pid
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -42,7 +42,7 @@ async def test_a_process_that_is_killed_twice_is_a_fault_of_the_server(renderer)
     killed = set()
     while not rendering.done():
         await asyncio.sleep(0.1)
-        if renderer._process is not None and len(killed) < 2:
+        if renderer._queue.process is not None and len(killed) < 2:
             killed.add(pid_of(renderer))
             os.kill(pid_of(renderer), signal.SIGKILL)
     with pytest.raises(UnhealthyError, match="was killed"):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tgi.errors import UnhealthyError
@@ -29,7 +28,8 @@ def server_ends() -> UnhealthyError:
 
 class EndingCycle(RequestResponseCycle):
     """A cycle that can be cancelled when the server ends. If no byte of the response has been sent,
-    the response is a JSON error with status 503. Otherwise the connection is closed.
+    the response is an error with status 503 in the client's protocol. Otherwise the connection is
+    closed.
     """
 
     async def run_asgi(self, app: ASGI3Application) -> None:
@@ -39,29 +39,21 @@ class EndingCycle(RequestResponseCycle):
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:
-                await self._end(send)
+                await self._end(scope, receive, send)
 
         await super().run_asgi(run)
 
-    async def _end(self, send: ASGISendCallable) -> None:
+    async def _end(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
         if self.response_started:
             self.disconnected = True  # no further byte is sent
             self.transport.close()
             return
-        error = server_ends()
-        body = msgspec.json.encode({"error": error.text, "error_type": error.error_type})
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"retry-after", b"%d" % _RETRY_SECONDS),
-            (b"connection", b"close"),
-        ]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": error.status,
-                "headers": headers,
-                "trailers": False,
-            }
-        )
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        # The web framework is imported while the engine starts. A server that handles a request has
+        # imported it.
+        from tgi.server.error_responses import error_response  # noqa: PLC0415 - see above
+
+        response = error_response(cast("Any", scope), server_ends())
+        response.headers["connection"] = "close"
+        await response(cast("Any", scope), cast("Any", receive), cast("Any", send))

@@ -118,10 +118,13 @@ class HttpServer:
 
     def watch_signals(self, starting: asyncio.Task[Any]) -> None:
         """Install the signal handlers. During startup a signal cancels `starting`. After startup a
-        signal shuts the server down.
+        signal shuts the server down. If the process was started with SIGHUP ignored, as `nohup`
+        does, SIGHUP stays ignored.
         """
         self._starting = starting
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             # A handler of `signal.signal` runs even if the event loop is blocked.
             signal.signal(number, self._stop)
 

@@ -25,6 +25,7 @@ from tgi.cli.migration.data import (
     DEVICE_RUNTIME,
 )
 from tgi.cli.migration.entrypoint import launch_in_container
+from tgi.cli.migration.images import image_facts
 from tgi.cli.migration.launch import Container, Devices, Launch
 from tgi.cli.migration.words import Word, variable
 from tgi.config import UsageError
@@ -57,7 +58,7 @@ def _docker(
 
 
 def _run(program: str, words: Sequence[Word], shell_variables: Mapping[str, Word]) -> Launch:
-    flags, rest = read_flags(words, program)
+    flags, rest, unknown = _flags_before_image(words, program)
     if not rest:
         raise UsageError(
             "error: the command contains no image.", "Give the whole `docker run` command."
@@ -80,7 +81,35 @@ def _run(program: str, words: Sequence[Word], shell_variables: Mapping[str, Word
         _entrypoint(values),
         tuple(dict.fromkeys(name for name, _ in flags if name in LOST_FLAGS)),
     )
-    return launch_in_container(container, command, variables, _notes(values))
+    notes = [
+        f"`{word.text}` before the image is not converted, because its flags are unknown."
+        for word in unknown
+    ]
+    return launch_in_container(container, command, variables, [*notes, *_notes(values)])
+
+
+def _flags_before_image(
+    words: Sequence[Word], program: str
+) -> tuple[list[tuple[str, Word]], list[Word], list[Word]]:
+    """Return the flags before the image, the words from the image on, and the variables before the
+    image, which contain more flags.
+    """
+    flags, rest = read_flags(words, program)
+    unknown: list[Word] = []
+    while len(rest) > 1 and _is_variable(rest[0]) and any(map(_is_image, rest[1:])):
+        unknown.append(rest[0])
+        more, rest = read_flags(rest[1:], program)
+        flags += more
+    return flags, rest, unknown
+
+
+def _is_variable(word: Word) -> bool:
+    return len(word.atoms) == len(word.expansions) == 1 and not _is_image(word)
+
+
+def _is_image(word: Word) -> bool:
+    is_path = word.starts_with("/") or word.starts_with(".") or word.starts_with("-")
+    return not is_path and image_facts(word).is_known
 
 
 def _by_name(flags: Sequence[tuple[str, Word]]) -> dict[str, list[Word]]:

@@ -12,15 +12,17 @@ from tgi.cli.migration.data import IMAGE_NAMES
 from tgi.cli.migration.entrypoint import LAUNCHERS, shell_script_of
 from tgi.cli.migration.launch import Launch
 from tgi.cli.migration.shell import Assignment, Command, Script, parse_script
-from tgi.cli.migration.words import Word
+from tgi.cli.migration.words import Word, expand, known_values
 from tgi.config import UsageError
 
 __all__ = ["read_script"]
 
 _WRAPPERS = word_set(
-    """accelerate chrt command dumb-init env exec ionice nice nohup numactl screen setsid srun
-    stdbuf sudo taskset tee time timeout tini tmux unbuffer watch xvfb-run"""
+    """accelerate chrt command conda doas dumb-init env exec ionice mamba micromamba nice nohup
+    numactl pipenv poetry screen setsid srun stdbuf sudo systemd-run taskset tee time timeout tini
+    tmux unbuffer uv watch xvfb-run"""
 )
+_UNREPORTED_WRAPPERS = word_set("command doas env exec sudo tee time")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
 _REFERENCE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _ASSIGNED_BY_CALLER = re.compile(r"\$\{?([0-9@*#])")
@@ -34,15 +36,17 @@ def read_script(text: str, variables: Mapping[str, Word] | None = None) -> list[
     """
     script = parse_script(text)
     exported = dict(variables or {})
+    values: dict[str, Word] = {}
     found: list[tuple[int, Launch]] = []
     errors: list[UsageError] = []
     for at, statement in enumerate(script.statements):
         if isinstance(statement, Assignment):
             if statement.is_exported:
                 exported[statement.name] = statement.value
+            _note_value(statement, values)
             continue
         try:
-            launch = _read(statement, exported)
+            launch = _read(_with_image(statement, values), exported)
         except UsageError as error:
             if any(name in statement.source for name in IMAGE_NAMES):
                 raise
@@ -55,24 +59,55 @@ def read_script(text: str, variables: Mapping[str, Word] | None = None) -> list[
     return [_in_script(launch, script, at, len(found)) for at, launch in found]
 
 
+def _note_value(assignment: Assignment, values: dict[str, Word]) -> None:
+    """Record the value of a variable, if it is certain."""
+    value = expand(assignment.value, known_values(values))
+    if value.expansions or assignment.is_conditional:
+        values.pop(assignment.name, None)
+    else:
+        values[assignment.name] = value
+
+
+def _with_image(command: Command, values: Mapping[str, Word]) -> Command:
+    """Replace the variables in the words that contain the name of an image of TGI. Its version and
+    its hardware determine how the command is converted.
+    """
+    expanded = [(word, expand(word, known_values(values))) for word in command.words]
+    words = (new if any(n in new.text for n in IMAGE_NAMES) else old for old, new in expanded)
+    return replace(command, words=tuple(words))
+
+
 def _read(command: Command, exported: Mapping[str, Word]) -> Launch | None:
     """Return the `Launch` of a command that starts TGI, or None for any other command."""
     variables = dict(exported) | {each.name: each.value for each in command.assignments}
     words = list(command.words)
+    notes: list[str] = []
     while words:
         program = words[0].text.rpartition("/")[2]
-        if program in LAUNCHERS:
-            return Launch(tuple(words[1:]), variables)
-        if program in CONTAINER_PROGRAMS:
-            launch = read_container_command(program, words[1:], variables)
-            if launch is not None or program not in _WRAPPERS:
-                return launch
-        inner = shell_script_of(words)
-        if inner is not None and any(name in inner.text for name in (*LAUNCHERS, "docker")):
-            return read_script(inner.text, variables)[0]
+        launch = _start(program, words, variables)
+        if launch is not None:
+            return replace(launch, notes=(*notes, *launch.notes))
         if program not in _WRAPPERS:
             return None
-        words = _after_wrapper(words[1:], variables)
+        rest = _after_wrapper(words[1:], variables)
+        if program not in _UNREPORTED_WRAPPERS:
+            left = " ".join(word.text for word in words[: len(words) - len(rest)])
+            notes.append(f"Left out before the command: `{left}`. Write it again if you need it.")
+        words = rest
+    return None
+
+
+def _start(program: str, words: list[Word], variables: Mapping[str, Word]) -> Launch | None:
+    """Return the start of TGI in the words of a command, or None if `program` starts something
+    else.
+    """
+    if program in LAUNCHERS:
+        return Launch(tuple(words[1:]), dict(variables))
+    if program in CONTAINER_PROGRAMS:
+        return read_container_command(program, words[1:], variables)
+    inner = shell_script_of(words)
+    if inner is not None and any(name in inner.text for name in (*LAUNCHERS, "docker")):
+        return read_script(inner.text, variables)[0]
     return None
 
 
@@ -135,8 +170,9 @@ def _in_script(launch: Launch, script: Script, at: int, starts: int) -> Launch:
     if script.make_variables:
         names = ", ".join(f"`$({name})`" for name in script.make_variables)
         notes.append(f"The make variables {names} are written as shell variables.")
-    own = {s.source for s in needed if s.source.split(None, 1)[0] not in ("for", "while")}
-    sources = tuple(dict.fromkeys(s.source for s in needed if s.source in own))
+    # A compound statement around the start stays where it is.
+    outside = (s.source for s in needed if not (s.is_conditional and start.source in s.source))
+    sources = tuple(dict.fromkeys(outside))
     return replace(
         launch,
         setup=(*launch.setup, *sources),

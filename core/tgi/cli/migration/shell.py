@@ -41,6 +41,7 @@ _EXPANSIONS = frozenset(
         "process_substitution",
     }
 )
+_ASSIGNMENTS = ("variable_assignment", "variable_assignments", "declaration_command")
 _BLOCKS = {
     "for_statement": "for",
     "c_style_for_statement": "for",
@@ -54,12 +55,15 @@ _BLOCKS = {
 @final
 @dataclass(frozen=True)
 class Assignment:
-    """An assignment `NAME=value` that is a statement. `source` is the whole statement."""
+    """An assignment `NAME=value` that is a statement. `source` is the whole statement. The
+    assignment is conditional in a compound statement such as a loop, and after a test.
+    """
 
     name: str
     value: Word
     source: str
     is_exported: bool = False
+    is_conditional: bool = False
 
 
 @final
@@ -149,12 +153,12 @@ def _statements(node: Node, place: _Place) -> Iterator[Command | Assignment]:
         case "command":
             yield _command(node, place)
         case "variable_assignment":
-            yield _assignment(node, place.statement or _text(node))
+            yield _assignment(node, place)
         case "declaration_command":
             is_exported = _text(node).startswith(("export", "declare -x", "typeset -x"))
             for child in node.named_children:
                 if child.type == "variable_assignment":
-                    yield _assignment(child, place.statement or _text(node), is_exported)
+                    yield _assignment(child, place, _text(node), is_exported)
         case "redirected_statement":
             yield from _redirected(node, place)
         case "pipeline":
@@ -169,11 +173,22 @@ def _nested(node: Node, place: _Place) -> Iterator[Command | Assignment]:
     """Return the statements in a list, a block or a compound statement."""
     if node.type in _BLOCKS and not place.block:
         place = _Place(_BLOCKS[node.type], _text(node), place.context)
+    elif node.type == "list" and not place.statement and _is_conditional(node):
+        place = _Place(place.block, _text(node), place.context)
     name = node.child_by_field_name("variable")
     if node.type == "for_statement" and name is not None:
-        yield Assignment(_text(name), Word(), place.statement)
+        yield Assignment(_text(name), Word(), place.statement, is_conditional=True)
     for child in node.named_children:
         yield from _statements(child, place)
+
+
+def _is_conditional(node: Node) -> bool:
+    """Return whether a list consists of tests and assignments, as in `[ -n "$A" ] && B=c`."""
+    parts = [child for child in node.named_children if child.type != "list"]
+    inner = [child for child in node.named_children if child.type == "list"]
+    tests = [part for part in parts if part.type == "test_command"]
+    others = [part for part in parts if part.type not in ("test_command", *_ASSIGNMENTS)]
+    return not others and (bool(tests) if not inner else all(map(_is_conditional, inner)))
 
 
 def _redirected(node: Node, place: _Place) -> Iterator[Command | Assignment]:
@@ -210,7 +225,7 @@ def _command(node: Node, place: _Place) -> Command:
     assignments, nodes = [], []
     for child in node.named_children:
         if child.type == "variable_assignment":
-            assignments.append(_assignment(child, _text(child)))
+            assignments.append(_assignment(child, _Place()))
         elif child.type not in ("file_redirect", "herestring_redirect", "comment"):
             nodes.append(child)
     words = _words(nodes)
@@ -235,11 +250,19 @@ def _statement(node: Node) -> Node:
     return node
 
 
-def _assignment(node: Node, source: str, is_exported: bool = False) -> Assignment:
+def _assignment(
+    node: Node, place: _Place, source: str = "", is_exported: bool = False
+) -> Assignment:
     name, value = node.child_by_field_name("name"), node.child_by_field_name("value")
     if name is None:
         raise UsageError(f"error: the assignment `{_text(node)}` cannot be parsed.")
-    return Assignment(_text(name), Word() if value is None else _word(value), source, is_exported)
+    return Assignment(
+        _text(name),
+        Word() if value is None else _word(value),
+        place.statement or source or _text(node),
+        is_exported,
+        bool(place.statement),
+    )
 
 
 def _words(nodes: Sequence[Node]) -> list[Word]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import msgspec
@@ -160,11 +161,10 @@ class AnthropicRoutes:
 
     async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
         _reject_unsupported(body)
-        messages: list[Json] = []
-        if body.system:
-            messages.append({"role": "system", "content": _text(body.system, "system")})
-        messages += [_turn(message, index) for index, message in enumerate(body.messages)]
-        return await render_prompt(self._state.chat_template, messages)
+        entries = body.messages
+        if isinstance(body.system, list):
+            entries = [*entries, AnthropicMessage("user", body.system)]  # only its size matters
+        return await render_prompt(self._state.chat_template, entries, partial(_messages, body))
 
 
 def _reject_unsupported(body: SharedFields) -> None:
@@ -178,6 +178,13 @@ def _reject_unsupported(body: SharedFields) -> None:
             " use the type `adaptive`"
         )
     reject_unsupported({name: getattr(body, name) for name in UNSUPPORTED_FIELDS})
+
+
+def _messages(body: SharedFields) -> list[Json]:
+    messages: list[Json] = []
+    if body.system:
+        messages.append({"role": "system", "content": _text(body.system, "system")})
+    return messages + [_turn(message, index) for index, message in enumerate(body.messages)]
 
 
 def _turn(message: AnthropicMessage, index: int) -> Json:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,7 +18,16 @@ __all__ = ["render_prompt"]
 
 _SHAPE = "Failed to deserialize the JSON body into the target type: "
 _NO_VARIANT = "data did not match any variant of untagged enum MessageBody"
+_MANY_ENTRIES = 64
 _MEDIA = frozenset({"image_url", "input_audio", "file", "image", "audio", "video_url"})
+
+
+class ConversationEntry(Protocol):
+    """An entry of a conversation in the schema of any chat route."""
+
+    @property
+    def content(self) -> Any:  # noqa: ANN401 - a text, a list of parts, or invalid
+        """The content of the entry."""
 
 
 class FunctionText(msgspec.Struct):
@@ -36,22 +47,45 @@ class ToolCallText(msgspec.Struct):
 
 
 async def render_prompt(
-    template: ChatTemplateRenderer | None, messages: Sequence[Mapping[str, Any]]
+    template: ChatTemplateRenderer | None,
+    entries: Sequence[ConversationEntry] | str,
+    read_messages: Callable[[], Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Render the messages to the prompt for the next message of the assistant.
+    """Render the prompt for the next message of the assistant. `entries` is the conversation as the
+    client sent it, and `read_messages` converts it to messages. The conversion of a conversation
+    with many entries runs in a thread.
 
     The role `developer` becomes `system`, unless the template contains the name `developer`. A
     message without content has an empty text. If it has tool calls and the template does not read
     them, its text is the JSON of the calls, as in TGI.
 
-    Raises `TemplateError`. Raises `ValidationError` if a message contains media, and
-    `RejectionError` if the content of a message has no known schema.
+    Raises `TemplateError` and the errors of `read_messages`. Raises `ValidationError` if a message
+    contains media, and `RejectionError` if the content of a message has no known schema.
     """
+    prepare = partial(_prepared_messages, template, read_messages)
+    messages = await asyncio.to_thread(prepare) if _has_many_entries(entries) else prepare()
+    assert template is not None, "the preparation fails without a template"
+    return await template.render(messages)
+
+
+def _has_many_entries(entries: Sequence[ConversationEntry] | str) -> bool:
+    """Whether the conversion to messages takes so long that it must not run in the event loop."""
+    if isinstance(entries, str):
+        return False
+    return len(entries) > _MANY_ENTRIES or any(
+        isinstance(entry.content, list) and len(entry.content) > _MANY_ENTRIES for entry in entries
+    )
+
+
+def _prepared_messages(
+    template: ChatTemplateRenderer | None, read_messages: Callable[[], Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    messages = read_messages()
     for index, message in enumerate(messages):
         _check_content(message, index)
     if template is None:
         raise TemplateError("template not found")
-    return await template.render([_prepared(message, template) for message in messages])
+    return [_prepared(message, template) for message in messages]
 
 
 def _check_content(message: Mapping[str, Any], index: int) -> None:

@@ -28,6 +28,7 @@ from tgi.scheduler import Request
 from tgi.server.generation.concurrency import run_all
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
+from tgi.server.generation.slots import ConcurrencyLimiter
 from tgi.server.generation.validation import (
     BEST_OF_RULES,
     PARAMETER_RULES,
@@ -39,13 +40,12 @@ from tgi.server.generation.validation import (
     length_error,
 )
 from tgi.server.http.json_format import format_plain
-from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
+from tgi.server.http.routing import current_client, read_record, read_variant, run_until_disconnect
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import current_span, record_failure, record_generation
 
 __all__ = [
-    "ConcurrencyLimiter",
     "GenerationPipeline",
     "HttpCall",
     "best_first",
@@ -71,32 +71,6 @@ class HttpCall:
 
     received: float  # start of the handler, from `time.perf_counter()`, in seconds
     receive: Receive  # reports the disconnect of the client
-
-
-@final
-class ConcurrencyLimiter:
-    """A semaphore that does not wait: if too few slots are free, the request is rejected. A limiter
-    must be used from one event loop only.
-    """
-
-    def __init__(self, num_slots: int) -> None:
-        self._num_free = num_slots
-
-    @property
-    def num_free(self) -> int:
-        """Number of free concurrency slots."""
-        return self._num_free
-
-    @contextmanager
-    def hold(self, count: int = 1) -> Iterator[None]:
-        """Occupy `count` slots until the block ends. Raises `OverloadedError` if fewer are free."""
-        if self._num_free < count:
-            raise OverloadedError
-        self._num_free -= count
-        try:
-            yield
-        finally:
-            self._num_free += count
 
 
 @final
@@ -196,7 +170,7 @@ class GenerationPipeline:
         """Hold a concurrency slot for work that is not a generation. Entering the block raises
         `OverloadedError` if no slot is free.
         """
-        return self._limiter.hold()
+        return self._limiter.hold(current_client.get())
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -250,7 +224,7 @@ class GenerationPipeline:
 
     @asynccontextmanager
     async def _open(self, request: TextRequest, received: float) -> AsyncIterator[Generation]:
-        with self._limiter.hold(request.num_sequences):
+        with self._limiter.hold(current_client.get(), request.num_sequences):
             admitted = await self._admission.admit(request)
             seconds = time.perf_counter() - received
             with closing(

@@ -30,7 +30,7 @@ from tgi.errors import TgiError
 from tgi.server.http.json_scanner import JsonError, JsonScanner
 from tgi.server.http.ordered_json_reader import OrderedReader
 
-__all__ = ["RejectionError", "has_repeated_field", "read_any_of", "read_json"]
+__all__ = ["RejectionError", "check_num_values", "has_repeated_field", "read_any_of", "read_json"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,13 @@ Members = dict[str, msgspec.Raw]
 
 _OBJECT = msgspec.json.Decoder(Members)
 _ARRAY = msgspec.json.Decoder(list[Members])
+
+_MAX_VALUES = 1 << 17
+# In a text without escaped quotes: a string, or the start of a list or an object.
+_VALUE = re.compile(rb'"[^"]*+"|[\[{]')
+_VALUES_TEXT = (
+    f"The request body has more than {_MAX_VALUES} strings, lists and objects. Send fewer entries."
+)
 
 # A key with the punctuation around it. The pattern finds no key with an escape sequence.
 _KEY = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*')
@@ -87,6 +94,21 @@ def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
         with contextlib.suppress(RejectionError):
             return _read_slowly(body, record)
     raise RejectionError(422, f"{_SHAPE}data did not match any variant of untagged enum {name}")
+
+
+def check_num_values(body: bytes) -> None:
+    """Raise `RejectionError` with status 413 if a body has too many strings, lists and objects.
+
+    msgspec creates all values in one call, during which no other thread runs. The number of values
+    therefore has a limit. Numbers are not counted, because they are created much faster.
+    """
+    # This is at least the number of values. It also counts the brackets and quotes in strings.
+    if body.count(b'"') // 2 + body.count(b"[") + body.count(b"{") <= _MAX_VALUES:
+        return
+    text = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    for index, _ in enumerate(_VALUE.finditer(text)):  # other threads can run during this loop
+        if index == _MAX_VALUES:
+            raise RejectionError(413, _VALUES_TEXT)
 
 
 def _read_fast(body: bytes, record: type[T]) -> T:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar, final
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,18 +14,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError, TgiError
 from tgi.server.http.errors import HttpError, RouteError
-from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
+from tgi.server.http.json_reader import RejectionError, check_num_values, read_any_of, read_json
 
 __all__ = [
     "DisconnectError",
     "ErrorFormatter",
     "Handler",
     "PathRoute",
+    "client_of",
+    "current_client",
     "read_body",
     "read_record",
     "read_variant",
     "run_until_disconnect",
 ]
+
+_IPV6_NETWORK_BITS = 64  # a site usually has all addresses of such a network
+
+current_client: ContextVar[str] = ContextVar("current_client", default="")
+"""The client of the request that is handled. `PathRoute` sets it."""
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[ASGIApp]]
@@ -77,6 +86,7 @@ class PathRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
         request = Request(scope, receive)
+        current_client.set(client_of(scope))
         try:
             response = await self._respond(request)
         except (RequestError, RejectionError, RouteError) as error:
@@ -134,6 +144,7 @@ async def read_record(request: Request, record: type[T], limit: int) -> T:
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
         return read_json(body, record)
+    await asyncio.to_thread(check_num_values, body)
     return await asyncio.to_thread(read_json, body, record)
 
 
@@ -145,6 +156,7 @@ async def read_variant(request: Request, records: Sequence[type[T]], name: str, 
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
         return read_any_of(body, records, name)
+    await asyncio.to_thread(check_num_values, body)
     return await asyncio.to_thread(read_any_of, body, records, name)
 
 
@@ -186,3 +198,20 @@ def _without_body(send: Send) -> Send:
         await send(message)
 
     return send_without_body
+
+
+def client_of(scope: Scope) -> str:
+    """Return the name of the client of a request. All addresses of one IPv6 network with a 64-bit
+    prefix have the same name. Behind a proxy, uvicorn takes the address from `X-Forwarded-For` if
+    the proxy is trusted (`FORWARDED_ALLOW_IPS`).
+    """
+    host = (scope.get("client") or ("", 0))[0]
+    if ":" not in host:
+        return str(host)
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return str(host)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), _IPV6_NETWORK_BITS), strict=False))

@@ -16,6 +16,7 @@ from tgi.server.native.response_schemas import (
     KVCacheInfo,
     MemoryInfo,
 )
+from tgi.server.native.start_page import is_browser, start_page
 from tgi.server.state import ServerState
 from tgi.server.telemetry.exposition import CONTENT_TYPE
 
@@ -85,6 +86,13 @@ class InfoRoutes:
         if not self._state.engine.is_healthy:
             raise UnhealthyError
         return empty_response(200)
+
+    async def root(self, request: Request) -> Response:
+        """`GET /`: as `GET /health`, with a page for browsers."""
+        response = await self.health(request)
+        if is_browser(request):
+            return start_page(self._state.config, str(request.base_url))
+        return response
 
     async def metrics(self, request: Request) -> Response:
         """Handle `GET /metrics`. The response is the Prometheus text exposition."""

@@ -22,6 +22,7 @@ __all__ = ["openai_error_event", "openai_error_response"]
 
 _FIRST_SERVER_STATUS = 424  # the backend failed
 _RATE_LIMIT_STATUS = 429
+_FIELD_STATUSES = (400, 422)  # an error can be about a field of the body
 
 # Messages about a field contain its name. A rejection of the JSON body begins with its path.
 _NAME = re.compile(r"`([\w.\[\]]+)`")
@@ -39,7 +40,9 @@ def openai_error_event(error: RequestError) -> str:
 
 
 def _body(report: ErrorReport) -> OpenAIError:
-    found = None if report.code else _PATH.match(report.text) or _NAME.search(report.text)
+    found = None
+    if report.code is None and report.status in _FIELD_STATUSES:
+        found = _PATH.match(report.text) or _NAME.search(report.text)
     details = OpenAIErrorDetails(
         message=report.text,
         type=_kind(report.status),

@@ -4,6 +4,7 @@ not support are rejected by an error that names them. They are never ignored.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard, final
@@ -65,13 +66,21 @@ class BatchSizeError(RequestError):
         )
 
 
-def completion_requests(
+async def completion_requests(
     body: CompletionRequest, state: ServerState, protocol: ClientProtocol = COMPLETIONS
 ) -> list[TextRequest]:
     """Convert a body of `/v1/completions` to requests, one per prompt. `protocol` determines the
     error messages. Raises `RequestError` for an invalid parameter and `RejectionError` for an
     invalid prompt.
     """
+    if isinstance(body.prompt, list):  # the list may be long
+        return await asyncio.to_thread(_completion_requests, body, state, protocol)
+    return _completion_requests(body, state, protocol)
+
+
+def _completion_requests(
+    body: CompletionRequest, state: ServerState, protocol: ClientProtocol
+) -> list[TextRequest]:
     prompts = _prompts(body.prompt)
     if body.suffix is not None:
         raise SuffixError
@@ -128,8 +137,11 @@ async def chat_request(
         has_logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs,
     )
-    messages = [msgspec.to_builtins(message) for message in body.messages]
-    prompt = await render_prompt(state.chat_template, messages)
+    prompt = await render_prompt(
+        state.chat_template,
+        body.messages,
+        lambda: [msgspec.to_builtins(message) for message in body.messages],
+    )
     return dataclasses.replace(request, prompt=prompt, add_special_tokens=False)
 
 

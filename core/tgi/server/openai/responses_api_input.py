@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, final
 
 from tgi.backend import SamplingParams
@@ -61,7 +62,7 @@ async def response_request(body: ResponsesRequest, state: ServerState) -> TextRe
         seed=body.seed,
         top_n_tokens=body.top_logprobs,
     )
-    prompt = await render_prompt(state.chat_template, _messages(body))
+    prompt = await render_prompt(state.chat_template, body.input, partial(_messages, body))
     return TextRequest(
         prompt,
         parameters,

@@ -127,7 +127,7 @@ class OpenAIRoutes:
     ) -> ASGIApp:
         """The response to a parsed body. `protocol` determines the error messages."""
         with self._pipeline.counted():
-            requests = completion_requests(body, self._state, protocol)
+            requests = await completion_requests(body, self._state, protocol)
         envelope = self._envelope(Completion, "text_completion", "cmpl", body.model)
         has_logprobs = body.logprobs is not None and body.logprobs is not False
         num_choices = body.n or 1

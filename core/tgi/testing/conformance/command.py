@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from tgi.config import UsageError
+from tgi.config import UsageError, check_output_file
 from tgi.testing.conformance.check import Result
 from tgi.testing.conformance.in_process import ALL_CHECKS, find_backend_under_test
 from tgi.testing.conformance.performance import measure
@@ -32,6 +32,9 @@ def run(arguments: Sequence[str]) -> int:
         print(_HELP)  # noqa: T201 - output of a command
         return 0
     names, values = _read(arguments)
+    for flag in ("--json", "--performance"):
+        if flag in values:
+            check_output_file(flag, values[flag])
     only = set(values.get("--only", "").split(",")) - {""}
     checks = [check for check in ALL_CHECKS if not only or check.id in only]
     unknown = only - {check.id for check in ALL_CHECKS}

@@ -199,6 +199,48 @@ CASES = [
         ("`--disable-usage-stats` has no effect", "`--enable-cuda-graphs` has no effect"),
     ),
     Case(
+        "the_version_of_an_image_in_a_variable",
+        f"tag=2.0.4\nimage={NAME}:$tag\ndocker run -p 8080:80 -v /d:/data $image --model-id o/m",
+        "tgi serve o/m --huggingface-hub-cache /d --port 8080",
+        (f"replaces the image `{NAME}:2.0.4`",),
+        ("is not known", "version of the image"),
+    ),
+    Case(
+        "an_image_that_a_test_selects",
+        f'image={NAME}:3.3.5\n[ -n "$R" ] && image={NAME}:3.3.5-rocm\n'
+        "docker run -p 8080:80 $image --model-id o/m",
+        f'image={NAME}:3.3.5\n[ -n "$R" ] && image={NAME}:3.3.5-rocm\ntgi serve o/m --port 8080',
+        ("The image `$image` is not known",),
+    ),
+    Case(
+        "an_option_after_a_test",
+        f'args=(--json-output)\n[ -n "$Q" ] && args+=(--port "$Q")\n{LAUNCHER} "${{args[@]}}"',
+        'args=(--json-output)\n[ -n "$Q" ] && args+=(--port "$Q")\ntgi serve o/m "${args[@]}"',
+    ),
+    Case(
+        "options_from_a_loop",
+        'args=--json-output\nfor o in a b; do args="$args --cors-allow-origin $o"; done\n'
+        f"{LAUNCHER} $args",
+        'args=--json-output\nfor o in a b; do args="$args --cors-allow-origin $o"; done\n'
+        "tgi serve o/m $args",
+    ),
+    Case(
+        "container_flags_in_a_variable",
+        f"flags=--rm\ndocker run $flags -p 8080:80 {IMAGE} --model-id o/m",
+        "tgi serve o/m --port 8080",
+        ("`$flags` before the image is not converted",),
+    ),
+    Case(
+        "programs_before_the_command",
+        f"nice -n 5 env A=b timeout 60 {LAUNCHER}",
+        "A=b tgi serve o/m",
+        (
+            "Left out before the command: `nice -n 5`",
+            "Left out before the command: `timeout 60`",
+        ),
+        ("`env",),
+    ),
+    Case(
         "a_compose_command",
         "cd x && docker compose up -d",
         None,

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
-from tgi.server.generation.pipeline import ConcurrencyLimiter
+from tgi.server.generation.slots import ConcurrencyLimiter
 from tgi.server.http.routing import DisconnectError, run_until_disconnect
 from tgi.server.http.sse import EventStream
 
@@ -145,7 +145,7 @@ async def test_invalid_requests_release_their_slot(make_app):
 
 def test_a_slot_is_released_after_an_error():
     limiter = ConcurrencyLimiter(1)
-    with pytest.raises(ZeroDivisionError), limiter.hold():
+    with pytest.raises(ZeroDivisionError), limiter.hold("a"):
         assert limiter.num_free == 0
         raise ZeroDivisionError
     assert limiter.num_free == 1

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgi.server.anthropic.schemas import MessagesRequest
-from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
+from tgi.server.http.json_reader import (
+    RejectionError,
+    check_num_values,
+    read_any_of,
+    read_json,
+)
 from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.openai.responses_api_schemas import ResponsesRequest
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
@@ -302,3 +307,31 @@ def test_a_duplicate_field_is_rejected(body, record, place):
 
 def test_unknown_keys_may_be_duplicated():
     assert read_json(b'{"inputs":"a","x":1,"x":{"inputs":2}}', GenerateRequest).inputs == "a"
+
+
+MAX_VALUES = 1 << 17
+# Values, with the number of strings, lists and objects in them.
+COUNTED = {
+    "texts": (b'"a"', 1),
+    "escaped quotes": (rb'"\"{["', 1),
+    "escaped backslashes": (rb'"a\\"', 1),
+    "objects": (b'{"k":0}', 2),
+    "lists": (b"[]", 1),
+    "numbers": (b"1.5", 0),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_the_number_of_values_is_limited(kind):
+    value, num_values = COUNTED[kind]
+    count = (MAX_VALUES - 3) // max(1, num_values)  # 3 for the object, the key and the list
+    body = b'{"x":[' + b",".join([value] * count) + b"]}"
+    check_num_values(body)
+    if num_values:
+        with pytest.raises(RejectionError, match="more than 131072 strings, lists") as raised:
+            check_num_values(body.replace(b"]}", b"," + b'"",' * num_values + b'""]}'))
+        assert raised.value.status == 413
+
+
+def test_brackets_in_a_text_are_not_counted():
+    check_num_values(b'{"inputs":"' + rb"{[\"" * 400_000 + b'"}')

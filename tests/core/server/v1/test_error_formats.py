@@ -331,3 +331,11 @@ async def test_models_have_the_shape_of_the_clients_protocol(make_client):
         "tiny",
         "tiny",
     )
+
+
+@pytest.mark.parametrize("path", [p for p in GENERATING if p != "/v1/messages"])
+async def test_errors_about_headers_name_no_field(make_client, path):
+    async with make_client() as client:
+        response = await client.post(path, json=BODIES[path], headers={"content-encoding": "gzip"})
+    assert response.status_code == 415
+    assert response.json()["error"]["param"] is None
