@@ -1,8 +1,8 @@
 """Limits the memory that the normalizer, the template or the decoder of a tokenizer can use.
 
-They may replace a short text by a long one, or repeat it. A failed allocation in the tokenizers
-library would end the process. The limits are computed from the description of the tokenizer, before
-it runs.
+These components may replace a short text by a long text, or repeat the text. A failed allocation in
+the tokenizers library would end the process. The limits are computed from the description of the
+tokenizer, before the tokenizer runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["MAX_NORMALIZED_LENGTH", "check_decoder", "check_template", "growth"]
 MAX_NORMALIZED_LENGTH = 1 << 28
 """Maximum length of a normalized text in characters."""
 
-_MAX_TOKEN_TEXT = 1 << 20  # characters of one token after the decoder
+_MAX_TOKEN_TEXT = 1 << 20  # maximum number of characters of one token after the decoder
 _UNICODE_GROWTH = 18  # NFKC and NFKD of U+FDFA
 _BYTE_GROWTH = 4  # a character has at most 4 bytes
 _GROWTH = {
