@@ -116,11 +116,13 @@ def _add_platform_routes(paths: dict[str, PathRoute], config: ServerConfig) -> N
 
 
 def _with_final_slashes(paths: Mapping[str, PathRoute]) -> dict[str, PathRoute]:
-    """Add each path below `/v1/` again with a slash at its end. These paths come first, because the
-    path of a model may contain slashes.
+    """Add each path below `/v1/` again with a slash at its end. Routes are tried in their order, so
+    the usual paths come first. Paths with parameters come last, because the path of a model may
+    contain slashes.
     """
     slashed = {f"{path}/": route for path, route in paths.items() if path.startswith("/v1/")}
-    return slashed | dict(paths)
+    fixed = {path: route for path, route in paths.items() if "{" not in path}
+    return fixed | slashed | dict(paths)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

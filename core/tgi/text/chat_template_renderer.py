@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import signal
 import socket
 import subprocess
@@ -47,6 +48,7 @@ _START_SECONDS = 60.0  # the time limit is long because imports can be slow on a
 _MIN_PROCESSOR_SHARE = 0.1
 _LARGE_BYTES = 1 << 16  # a conversation that is larger when encoded is rendered by its own process
 _REAP_SECONDS = 5.0  # time until the exit status of a process that has closed its socket is known
+_USUAL_SECONDS = 0.05
 _OUTSIDE_SIGNALS = (-signal.SIGKILL, -signal.SIGTERM)  # the process itself does not cause these
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 """The only environment variables of the template process. The process must not have secrets such as
@@ -220,6 +222,8 @@ class TemplateProcess:
         self._connection = connection
         self._limits = limits
         self._observed = psutil.Process(process.pid)
+        self._replied = select.poll()
+        self._replied.register(connection, select.POLLIN)
         self._is_closed = False
         self.is_usable = True
         self.was_killed = False
@@ -288,13 +292,17 @@ class TemplateProcess:
 
     def _exchange(self, request: TemplateRequest, limit_seconds: float) -> TemplateReply:
         self._connection.settimeout(limit_seconds)
-        before = self._processor_seconds()
+        used_before: float | None = None
         try:
             send_frame(self._connection, request)
+            # Reading the processor time takes longer than a usual rendering.
+            if not self._replied.poll(_USUAL_SECONDS * 1e3):
+                used_before = self._processor_seconds()
             reply = receive_reply(self._connection, limit_seconds)
         except TimeoutError:
             self.is_usable = False
-            used = self._processor_seconds() - before
+            # A process that does not read the request has stopped.
+            used = 0.0 if used_before is None else self._processor_seconds() - used_before
             raise _time_error(limit_seconds, used) from None
         except (EOFError, OSError):
             self.is_usable = False
