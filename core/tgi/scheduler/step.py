@@ -49,7 +49,7 @@ class StepInFlight:
     gauges in `stats` are 0.
 
     The result of a row is ignored if its sequence was removed from the worker after the row was
-    scheduled. `epochs` contains the number of earlier removals of each sequence at that time.
+    scheduled. `epochs` contains the number of removals of each sequence at that time.
     """
 
     step_id: int
