@@ -23,7 +23,7 @@ SIZES = {
 }
 MODELS = {
     "bert": "keeps no cache of a sequence",
-    "clip": "has no class that generates text from text alone",
+    "clip": "has no text-only generation class",
     "unheard_of": "does not recognize this architecture",
     "own_code": "needs code that comes with the checkpoint",
 }

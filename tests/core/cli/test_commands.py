@@ -176,7 +176,7 @@ def test_a_taken_port_is_one_line(tmp_path):
 def test_an_unknown_backend_names_the_installed_ones(tmp_path, tiny_model):
     assert_one_line(
         run("serve", str(tiny_model), "--backend", "nil", "--port", "0", HOME=str(tmp_path)),
-        "Installed: .*`null`",
+        "Installed: .*`cpu`",
     )
 
 

@@ -133,7 +133,7 @@ def test_sagemaker_reads_its_variables(tmp_path):
     finished = start()
     assert (finished.returncode, finished.stderr) == (
         1,
-        "Error: HF_MODEL_ID must be set It names the model: a folder or a hub id.\n",
+        "Error: HF_MODEL_ID must be set. Set it to the model: a folder or a hub id.\n",
     )
     finished = start(HF_MODEL_ID="./none", HF_MODEL_QUANTIZE="fp9")
     assert "invalid value 'fp9' for '--quantize' (from the variable 'QUANTIZE')" in finished.stderr

@@ -21,7 +21,7 @@ _LINKS = {
     "/health": "200 without a body if the server can generate",
 }
 _EXAMPLE = """curl {address}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"messages": [{{"role": "user", "content": "What is Deep Learning?"}}]}}'"""
+    -d '{{ "messages": [{{ "role": "user", "content": "What is Deep Learning?" }}] }}'"""
 
 
 def is_browser(request: Request) -> bool:
