@@ -61,7 +61,7 @@ class MatrixPlan:
         """The packed column that contains the first row of `parameter`.
 
         In a gated matrix, the columns are numbered separately in each half of the panels, so the
-        result is 0. `gate_half` returns the half of `parameter`.
+        result is 0. `gate_half` returns the half of each panel that contains `parameter`.
         """
         return 0 if self.gated else int(self.columns(parameter)[0])
 

@@ -1,4 +1,4 @@
-"""The records of the native kernels, as in `native/program.h` and `native/sampler.h`."""
+"""The `ctypes` definitions of the C structs in `native/program.h` and `native/sampler.h`."""
 
 from __future__ import annotations
 

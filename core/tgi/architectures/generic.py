@@ -1,4 +1,6 @@
-"""Reads the sizes of a model of an unknown architecture from its config, under the usual names."""
+"""Reads the sizes of a model of an unknown architecture from its config. It looks for the field
+names that most configs use, such as `hidden_size` or `n_embd`.
+"""
 
 from __future__ import annotations
 

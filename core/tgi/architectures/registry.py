@@ -69,7 +69,9 @@ FAMILIES = {
     "starcoder2": "starcoder2",
     "t5": "t5",
 }
-"""`model_type` → the module in `families` that reads it. Identical architectures share a module."""
+"""Maps `model_type` to the module in `families` that reads the config. Identical architectures
+share a module.
+"""
 
 
 def load_spec(
@@ -110,8 +112,8 @@ def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
 
 
 def _read_text_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
-    """Read the spec of the text model in a model of an unknown `model_type`. The result is generic
-    if the text model is not built in either.
+    """Read the spec of the text model in a model of an unknown `model_type`. The result is a
+    `GenericSpec` if the architecture of the text model is unknown, too.
     """
     model_type = config["model_type"]
     spelled = next((name for name in FAMILIES if name.lower() == model_type.lower()), None)

@@ -7,8 +7,8 @@ from tgi.architectures.spec import WeightLayout, WeightRule
 __all__ = ["Modules", "layer_rules", "module_rules"]
 
 Modules = dict[str | tuple[str, ...], str]
-"""A module's parameter name without `.weight`, or the names that are fused into one tensor → the
-module's name in the checkpoint.
+"""Maps a module's parameter name without `.weight`, or the names that are fused into one tensor, to
+the module's name in the checkpoint.
 """
 
 

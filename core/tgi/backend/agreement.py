@@ -1,5 +1,5 @@
-"""The records of negotiation: the description of a backend, the requested limits, and the agreement
-that core and worker reach before the first step.
+"""The records of negotiation: the description of a backend, the requested limits, and the
+negotiated limits (`Agreement`).
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit code. If the command raises `StartError`, print the
     message of the error.
 
-    If the reader of the output ends early, the exit code is that of a program that was ended by
-    SIGPIPE. Characters that the encoding of the output does not have are escaped.
+    If the process that reads the output exits early, the exit code is that of a program that was
+    killed by SIGPIPE. Characters that the encoding of the output does not have are escaped.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -101,7 +101,8 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPT_EXIT_CODE
     except BrokenPipeError:
-        # The interpreter flushes the output again at exit.
+        # The interpreter flushes the output again at exit, which would fail again. The output is
+        # therefore redirected to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE_EXIT_CODE
 

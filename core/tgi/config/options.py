@@ -21,8 +21,8 @@ _SCHEDULING, _SERVER, _LOGS = "Scheduling", "Server", "Logs and telemetry"
 
 _U32 = 2**32 - 1
 _SEPARATE_STEPS = (
-    " It has an effect only on backends that compute prompts and decode rows in separate steps,"
-    " so not on `cpu`."
+    " It has an effect only on backends that run prefill and decode in separate steps. It has no"
+    " effect on `cpu`."
 )
 _NOT_YET = "this version does not implement it yet"
 _NO_SOCKETS = "each backend starts and connects its own ranks"
@@ -139,7 +139,7 @@ class ServeOptions:
         None,
         _LIMITS,
         "Maximum number of concurrent requests per client address. Without this option, a client"
-        " may use all requests that no other client waits for.",
+        " may use every concurrency slot for which no other client is waiting.",
         minimum=1,
     )
     max_best_of: int = option(2, _LIMITS, "Maximum `best_of`.", minimum=0)

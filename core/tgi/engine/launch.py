@@ -1,4 +1,4 @@
-"""Starts an engine process and connects to it, and describes the end of a process."""
+"""Starts an engine process, connects to it, and describes its exit status for an error message."""
 
 from __future__ import annotations
 

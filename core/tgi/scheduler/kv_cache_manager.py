@@ -4,10 +4,11 @@ this part is a list of blocks, a slot or a state.
 A cache group is a set of layers with the same kind of cache: `full` or `window` attention,
 recurrent `state`, or `cross` attention. One block manager allocates the blocks of all full and
 window groups, because these groups have the same block size and grow together. A sequence has the
-same block ids in each of these groups. One slot manager allocates the slots in slots mode, and the
-blocks of all state groups in paged mode. A second block manager allocates the blocks of all cross
-groups. Cross blocks contain encoder tokens, so the number of cross blocks of a sequence never
-grows.
+same block ids in each of these groups. In paged mode, the cache is divided into blocks. In slots
+mode, the cache is divided into slots that contain one sequence each (`KVCachePlan.mode`). One slot
+manager allocates the slots in slots mode, and the blocks of all state groups in paged mode. A
+second block manager allocates the blocks of all cross groups. Cross blocks contain encoder tokens,
+so the number of cross blocks of a sequence never grows.
 """
 
 from __future__ import annotations

@@ -48,16 +48,18 @@ class StepInFlight:
     """A scheduled step whose result has not arrived. `stats` contains the counters of the step. The
     gauges in `stats` are 0.
 
-    A row has an effect only if its sequence is still in the epoch in which the row was scheduled.
+    The result of a row is ignored if its sequence was removed from the worker after the row was
+    scheduled. `epochs` contains the number of removals of each sequence at that time.
     """
 
     step_id: int
     sequences: list[Sequence]  # [n] sequence of each row
-    epochs: list[int]  # [n]
+    epochs: list[int]  # [n] `Sequence.epoch` when the row was scheduled
     handles: list[int]  # [n]
     counts: list[int]  # [n]
     samples: list[bool]  # [n]
-    budgets: dict[int, int]  # row → maximum number of sampled tokens, if this is more than one
+    # Maps a row to its maximum number of sampled tokens, if this maximum is above 1.
+    budgets: dict[int, int]
     stats: SchedulerStats
 
     def valid_rows(self) -> list[int]:
@@ -85,7 +87,7 @@ class StepBuilder:
     samples: list[bool] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)  # token ids of all rows, row after row
     added: list[NewSequence] = field(default_factory=list)
-    # Row → maximum number of sampled tokens, if this is more than one.
+    # Maps a row to its maximum number of sampled tokens, if this maximum is above 1.
     budgets: dict[int, int] = field(default_factory=dict)
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # sequences that run for the first time
@@ -93,9 +95,9 @@ class StepBuilder:
     is_exclusive: bool = False
 
     def add_rows(self, sequences: Iterable[Sequence], count: int) -> None:
-        """Add one row per sequence that computes the next `count` tokens of the sequence. The block
-        tables must be long enough. If a row includes the last token of its sequence, a token is
-        sampled for the row.
+        """For each sequence, add one row that computes its next `count` tokens. The block tables
+        must be long enough. If a row includes the last token of its sequence, a token is sampled
+        for the row.
         """
         num_rows = len(self.sequences)
         for sequence in sequences:
@@ -135,7 +137,7 @@ class StepBuilder:
 
     def charge_encoder(self, sequence: Sequence) -> None:
         """Subtract the encoder tokens of `sequence` from the token budget. If the step has no row
-        yet, the budget still includes the tokens of the sequence's own row afterwards.
+        yet, the remaining budget is at least the number of tokens in the sequence's own row.
         """
         is_alone = not self.sequences
         own = (
@@ -363,8 +365,8 @@ def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> lis
         skipped = sequence.num_sent_prompt_logprobs + len(new_scores) - scores.start
         if skipped < 0:
             raise RuntimeError(
-                f"prompt scores start at position {scores.start}, {-skipped} later than those sent"
-                " before end"
+                f"the worker returned prompt scores from position {scores.start}, but the scores of"
+                f" the {-skipped} positions before it are missing"
             )
         values = scores.logprobs.tolist()[skipped:]
         new_scores += [value if value == value else None for value in values]  # noqa: PLR0124 - NaN test

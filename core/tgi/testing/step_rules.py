@@ -83,7 +83,8 @@ class StepRules:
         self._sequences: dict[int, _WorkerSequence] = {}
         self._last_step_id = -1
         self._in_flight: deque[_InFlight] = deque()
-        # Step ids whose masks are not submitted yet → maximum tokens of their rows.
+        # Maps the ids of steps whose masks are not submitted yet to the maximum tokens of their
+        # rows.
         self._unmasked: dict[int, Int32Array] = {}
 
     @property

@@ -45,7 +45,7 @@ class Adapter:
     """The changes that an adapter makes to a model."""
 
     rank: int
-    # Name of the checkpoint's tensor, without `.weight` → [out, in].
+    # Maps the name of the checkpoint's tensor, without `.weight`, to an array [out, in].
     deltas: Mapping[str, Float32Array]
 
 

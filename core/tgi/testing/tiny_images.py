@@ -52,7 +52,7 @@ def image_of(start: int, length: int, seed: int = 0) -> MediaInput:
 
 
 def image_vectors(projector: Float32Array, media: Sequence[MediaInput]) -> dict[int, Float32Array]:
-    """The embeddings of the placeholders: position → [hidden_size]."""
+    """Return the embedding [hidden_size] of each placeholder position."""
     return {
         item.start + place: vector
         for item in media

@@ -1,4 +1,5 @@
-"""Reads the bytes of a token from its vocabulary entry, for log probabilities.
+"""Reads the bytes of a token from its vocabulary entry. The log probabilities in responses contain
+these bytes.
 
 The decoded text of a token is not sufficient. A part of a character has no text, and the text of a
 single token may lack its leading space.

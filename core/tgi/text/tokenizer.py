@@ -66,7 +66,8 @@ class Tokenizer:
     backend: tokenizers.Tokenizer
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
-    special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
+    # Maps fields of the config, such as `bos_token`, to the text of the token.
+    special_tokens: dict[str, str]
     max_token_length: int  # in characters
     is_byte_level: bool = False  # whether every token represents bytes
     # The normalizer produces at most this many characters for each character of the input.

@@ -122,7 +122,7 @@ _CLASS_OF_MODEL = {
     "starcoder2": "GPT2Tokenizer",
     "whisper": "WhisperTokenizer",
 }
-"""`model_type` → the tokenizer class of a model whose files name no class."""
+"""Maps `model_type` to the tokenizer class of a model whose files name no class."""
 
 _OWN_CLASS_WINS = {"qwen2", "qwen3_5"}
 """Values of `model_type` whose published files name a wrong tokenizer class."""

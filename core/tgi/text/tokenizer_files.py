@@ -57,7 +57,8 @@ class TokenizerFiles:
     """The tokenizer that the files of a model describe."""
 
     backend: tokenizers.Tokenizer
-    special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
+    # Maps fields of the config, such as `bos_token`, to the text of the token.
+    special_tokens: dict[str, str]
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
     growth: int  # maximum number of characters to which the normalizer expands one character

@@ -1,4 +1,5 @@
-"""Assigns the tensors of a mapped checkpoint to the parameters of a model, before any is read.
+"""Assigns the tensors of a memory-mapped checkpoint to the parameters of a model, before the data
+of any tensor is read.
 
 Loaders call `file_order`. A backend's method `check` calls `check_checkpoint`, so a command such as
 `tgi doctor` reports the same error as the loader.

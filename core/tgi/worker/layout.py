@@ -1,4 +1,6 @@
-"""The positions of a step's tokens in their sequences, in the sequence table and in the cache."""
+"""Computes, for each token of a step, its position in its sequence, the row of its sequence in
+`SequenceTable`, and its place in the cache.
+"""
 
 from __future__ import annotations
 

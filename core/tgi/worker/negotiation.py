@@ -1,4 +1,4 @@
-"""Removes the features that were not requested from the negotiated limits (`Agreement`)."""
+"""Removes unrequested features from the negotiated limits (`Agreement`)."""
 
 from __future__ import annotations
 

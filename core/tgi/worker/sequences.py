@@ -1,4 +1,4 @@
-"""The sequences of a worker between steps. Their data are rows of a few arrays, so that a step is
+"""Stores the sequences of a worker between steps, as rows of a few arrays. A step is therefore
 built without a loop over sequences.
 """
 

@@ -108,7 +108,7 @@ def missing_masks(step: SchedulerOutput) -> StepError:
 
 def check_masks(step: SchedulerOutput, masks: GrammarMasks | None, vocab_size: int) -> GrammarMasks:
     """Return `masks` if each mask has one bit per token id and belongs to a row of the step.
-    Otherwise raises `StepError`, after which the step may not be retried.
+    Otherwise raises a `StepError` that is not retryable.
     """
     width = -(-vocab_size // 32)
     if masks is None or masks.words.size != len(masks.row) * width:

@@ -37,7 +37,8 @@ class SampledTokens(NamedTuple):
     top_counts: Int32Array  # [rows]
     top_ids: Int32Array  # [sum(top_counts)]
     top_logprobs: Float32Array
-    problems: dict[int, str]  # row → the reason for which the row has no token
+    # Maps a row without a token to the reason for which it has no token.
+    problems: dict[int, str]
 
 
 def empty_output(

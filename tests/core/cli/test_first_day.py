@@ -164,4 +164,4 @@ def test_help_names_the_backends_on_which_an_option_has_an_effect(capsys, flag):
     assert main(["serve", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     about = text[text.index(f"{flag} ") :][:400]
-    assert "only on backends that compute prompts and decode rows in separate steps" in about
+    assert "only on backends that run prefill and decode in separate steps" in about

@@ -1,5 +1,5 @@
-"""The components from which mixers and the decoder are built, with the
-residual blocks, the embedding and the head.
+"""The components of mixers and of the decoder, including residual blocks, the embedding and the
+head.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
     size = embedding_size(spec)
     table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
     projected = size != spec.hidden_size
-    # The scale is first rounded to the compute dtype, as in the reference models.
+    # The scale is first rounded to the compute dtype, as in `transformers`.
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
     add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
     if embedding.positions is not None:
@@ -305,7 +305,9 @@ class ResidualBranch:
 @final
 @dataclass(frozen=True)
 class ResidualBlock:
-    """One addition to the residual. All branches read the same input."""
+    """Adds the sum of the outputs of one or more branches to the residual. All branches read the
+    same input.
+    """
 
     norm: Transform
     first: ResidualBranch

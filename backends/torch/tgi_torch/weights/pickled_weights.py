@@ -1,4 +1,4 @@
-"""The process that `tgi convert` starts. Pickled files are read only in this process.
+"""Converts pickled weights in a separate process, which `tgi convert` starts.
 
 Pickled files are read only in this process. Only tensors are unpickled. Files are converted one by
 one, so that only one file is in memory. When all files are complete, they are renamed to their

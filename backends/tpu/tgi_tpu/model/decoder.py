@@ -144,7 +144,7 @@ def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     # JAX clamps an id above the last row, so it never reads outside of the table.
     x = table[step.token_ids]
     if rules.scale != 1.0:
-        # The scale is first rounded to the compute dtype, as in the reference models.
+        # The scale is first rounded to the compute dtype, as in `transformers`.
         x = x * jnp.asarray(rules.scale, table.dtype)
     if "embedding.projection.weight" in weights:
         x = linear(x, weights, "embedding.projection")

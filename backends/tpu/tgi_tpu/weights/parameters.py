@@ -60,12 +60,13 @@ _LAYERS = "decoder.layers."
 class Parameters:
     """The arrays by parameter name.
 
-    The parameters of the layers are stacked over the repeats of their group, as [repeats, ...]. The
+    A layer group is a pattern of layers that is repeated (`layer_groups`). For each layer of the
+    pattern, the parameters of all repeats are stacked along the first axis, as [repeats, ...]. The
     names of these parameters do not include the prefix `decoder.layers.{i}.`.
     """
 
     outside: dict[str, Weight]
-    # The arrays of each group, and within a group of each member of its pattern.
+    # `groups[g][m]` contains the arrays of layer `m` in the pattern of group `g`.
     groups: tuple[tuple[dict[str, Weight], ...], ...]
 
 
@@ -223,7 +224,9 @@ class ParameterStore:
         self._arrays: dict[str, Weight] = {}
 
     def write(self, parameter: str, piece: Array, expert: int | None = None) -> None:
-        """Store `parameter`, or one expert's slice of it, in any floating-point dtype."""
+        """Store `piece` as `parameter`, or as one expert's slice of `parameter`. `piece` may have
+        any floating-point dtype.
+        """
         key, index = _locate(parameter, self._spec)
         leaf = self._leaves[key]
         piece = fit(parameter, piece, self._spec, self._mesh)

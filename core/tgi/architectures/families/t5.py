@@ -44,7 +44,7 @@ _FEED_FORWARDS: dict[str, tuple[Activation, bool]] = {
     "gated-relu": ("relu", True),
     "gated-silu": ("silu", True),
 }
-"""`feed_forward_proj` → activation, and whether the MLP is gated."""
+"""Maps `feed_forward_proj` to the activation and to a flag that is true if the MLP is gated."""
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
@@ -80,7 +80,8 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         ),
         weights=_weight_rules(gated=mlp.gated),
         max_positions=0,
-        # Copies of `shared.weight`, and a table that the first release saved but does not use.
+        # The first two tensors are copies of `shared.weight`. The third tensor is in the
+        # checkpoints of the first T5 release, but no model uses it.
         ignored=(
             "encoder.embed_tokens.weight",
             "decoder.embed_tokens.weight",

@@ -121,7 +121,8 @@ def _passed(
     others: Sequence[Word], words: dict[str, list[Word]], has_model: bool, notes: list[str]
 ) -> list[Word]:
     """Return the words that are a variable, such as `$ARGS`. The first other word is the model if
-    the model is not given. A path is the folder of a compiled engine.
+    the model is not given. A further word that begins with `/` is the folder of a compiled engine.
+    It is omitted, and a note is added.
     """
     passed = []
     for word in others:

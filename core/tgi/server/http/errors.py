@@ -1,4 +1,6 @@
-"""The errors that a route can return, independent of the API in whose schema they are sent."""
+"""The errors that a route can return. They do not depend on the schema (TGI, OpenAI or Anthropic)
+in which they are sent.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ __all__ = [
 
 Array = npt.NDArray[np.float32]
 Weights = Mapping[str, npt.NDArray[np.float32]]
-"""Parameter name → array, with the shapes of `tgi.architectures.weight_map.tensor_shapes`."""
+"""Maps parameter names to arrays. `tgi.architectures.weight_map.tensor_shapes`
+returns their shapes.
+"""
 
 Rounding: TypeAlias = Callable[[Array], Array]
 """Rounds an array to the values of a dtype. The result is float32."""

@@ -25,7 +25,7 @@ _DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
     }
     | {"BOOL": "?"}
 )
-"""Name of a dtype in the file format → the numpy dtype."""
+"""Maps the name of a dtype in the file format to the numpy dtype."""
 
 
 def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:

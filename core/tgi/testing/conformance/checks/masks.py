@@ -36,7 +36,10 @@ def _late_masks(under_test: BackendUnderTest) -> None:
     try:
         output = core.worker.collect()
     except StepError as error:
-        require(error.retryable, "a step whose masks are missing may not be retried")
+        require(
+            error.retryable,
+            "the error of a step whose masks are missing is not marked as retryable",
+        )
     else:
         raise CheckFailedError(f"a step whose masks are missing has the result {output}")
     core.forget(step)

@@ -27,11 +27,15 @@ _SLACK = 0.01  # tolerance, as a fraction of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
 _WEIGHTS_ITEM = "weights"
 _CACHE_ITEM = "KV cache"
-_LEAST_WEIGHTS = 0.7  # of their size in the negotiated dtype; weights may be compressed
+# Minimum reported size of the weights, as a fraction of their size in the negotiated dtype. Weights
+# may be compressed.
+_LEAST_WEIGHTS = 0.7
 _DTYPE_BYTES = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
 _FREE_ITEM = "left free"  # the label of unused memory in `Agreement.memory`
 _LONG = 500  # number of tokens of a prompt whose step needs much memory
-_MARGIN = 32 << 20  # bytes; if a stack cannot grow, the system kills the process
+# Address space in bytes that remains available. Without it, a thread's stack could not grow, and
+# the system would kill the process.
+_MARGIN = 32 << 20
 # Rows and columns of a matrix whose product uses every thread of a linear algebra library.
 _LARGE_MATRIX = 1024
 
@@ -44,13 +48,16 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
     not_applicable(not total, "the devices do not report their memory")
     model = under_test.models.get()
     under_test.discard()
-    _serve_once(under_test)  # a framework allocates some memory once
+    # The first step makes a framework allocate memory that is not part of the negotiated memory.
+    # The measurement begins after this step, so it excludes that memory.
+    _serve_once(under_test)
     before = process_bytes()
     with under_test.serving(model, memory_fraction=_FRACTION) as core:
         agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
         require(
             agreed <= _FRACTION * total,
-            f"{agreed} of {total} bytes were negotiated, which is more than the part {_FRACTION}",
+            f"{agreed} of {total} bytes were negotiated, which is more than the requested"
+            f" fraction {_FRACTION}",
         )
         sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
         core.generate([sequence], 1)
@@ -68,9 +75,9 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
 
 
 def _reported_memory(under_test: BackendUnderTest) -> None:
-    """Compare the reported sizes with the sizes that the weights and the cache have at least.
+    """Compare the reported sizes with the minimum sizes of the weights and the cache.
 
-    Weights may be compressed. A cache is not, if no dtype was requested for it.
+    Weights may be compressed. The cache is not compressed unless a dtype was requested for it.
     """
     agreement, model = under_test.agreement(), under_test.models.get()
     value_bytes = _DTYPE_BYTES[agreement.dtype]
@@ -127,13 +134,13 @@ def _expect_refusal(under_test: BackendUnderTest, num_tokens: int) -> None:
     finally:
         worker.close()
     raise CheckFailedError(
-        f"a cache of {num_tokens} tokens was accepted, more than a fraction of {_FRACTION} of the"
-        " memory"
+        f"a cache of {num_tokens} tokens was accepted, although it needs more than the fraction"
+        f" {_FRACTION} of the memory"
     )
 
 
 def _exhaustion(under_test: BackendUnderTest) -> None:
-    """A step with very little free memory either succeeds, or fails and may be retried.
+    """A step with very little free memory either succeeds, or fails with a retryable error.
 
     The results of later, smaller steps are correct.
     """
@@ -152,7 +159,10 @@ def _exhaustion(under_test: BackendUnderTest) -> None:
                 core.worker.submit(step)
                 core.worker.collect()
         except StepError as error:
-            require(error.retryable, f"a step without memory may not be retried: {error}")
+            require(
+                error.retryable,
+                f"the error of a step that ran out of memory is not marked as retryable: {error}",
+            )
         core.forget(step)
         sequences = [
             core.add(prompt_of(12, seed=i), SamplingParams())
@@ -189,7 +199,7 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-13",
         "basic",
-        "negotiated and used memory stay within the user's fraction",
+        "negotiated and used memory stay within the requested fraction of the device memory",
         _memory_fraction,
     ),
     Check(

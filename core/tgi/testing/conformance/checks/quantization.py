@@ -27,7 +27,7 @@ _BITS: Mapping[str, int] = MappingProxyType(
 """Values of `--quantize` that quantize an unquantized checkpoint, and the bits of a weight."""
 
 _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
-"""Number of bits per weight → maximum error of a tiny model's log probabilities.
+"""Maps the number of bits per weight to the maximum error of a tiny model's log probabilities.
 
 The error is the root mean square error, divided by the standard deviation.
 """

@@ -1,4 +1,6 @@
-"""Checks of sampling: greedy, sampling fields, penalties, draws, masks and log probabilities."""
+"""Checks of sampling: greedy decoding, temperature and filters (such as top-k and top-p),
+penalties, random draws, grammar masks and log probabilities.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Checks of several steps in flight: with masks, drafts and several tokens, and with failures."""
+"""Checks of several steps in flight: with grammar masks, with draft tokens, with several tokens per
+row, and with failures.
+"""
 
 from __future__ import annotations
 
