@@ -92,7 +92,7 @@ FAMILIES = {
     ),
 }
 """The first family has attention only. The others have recurrent layers, code that cannot process a
-prompt in chunks, a cache of their own class, positions that have to be passed, or a head that reads
+prompt in chunks, a special class of cache, positions that have to be passed, or a head that reads
 attributes of the layers.
 """
 

@@ -1,5 +1,5 @@
-"""An event loop whose clock advances only when nothing else can run. A test of hours takes
-milliseconds.
+"""An event loop with a simulated clock, which advances only when no callback can run. A test that
+simulates hours takes milliseconds.
 """
 
 import asyncio

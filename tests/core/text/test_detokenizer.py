@@ -130,7 +130,7 @@ def test_the_work_on_ordinary_text_is_limited(tokenizer):
 
 
 def byte_tokens(tokenizer):
-    """The tokens that stand for one byte each, by byte."""
+    """Return the ids of the tokens that represent a single byte. The keys are the bytes."""
     vocabulary = range(tokenizer.vocab_size)
     known = ((tokenizer.bytes_of(number), number) for number in vocabulary)
     return {data[0]: number for data, number in known if data is not None and len(data) == 1}

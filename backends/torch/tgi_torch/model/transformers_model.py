@@ -152,7 +152,7 @@ class TransformersModel:
         """Compute the hidden vectors of the tokens after the first `start` tokens of a sequence.
 
         Returns the vectors and the cache. At the start of a sequence, `cache` is None, and the
-        modelling code creates a cache of its own class.
+        modelling code creates the cache, whose class depends on the family.
         """
         arguments: dict[str, Any] = {} if cache is None else {self._cache_argument: cache}
         if self._has_positions:
