@@ -10,7 +10,7 @@ from tests.conformance.faults.accuracy import ACCURACY_FAULTS, HALF_CHECKS, HEAL
 from tests.conformance.faults.at_borders import BORDER_FAULTS, HEALTHY_AT_BORDERS
 from tests.conformance.faults.cached import HALF
 from tests.conformance.faults.catalogue import FAULTS, HEALTHY
-from tests.conformance.faults.feature_wrappers import FaultyComplete
+from tests.conformance.faults.feature_wrappers import faulty_complete
 from tests.conformance.faults.features import FEATURE_FAULTS
 from tests.conformance.faults.overlapping import OVERLAPPING_FAULTS
 from tests.conformance.faults.wrappers import FaultyBackend
@@ -18,11 +18,11 @@ from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi.testing.conformance.models import TinyModels
 from tgi.testing.doubles.late_part import LatePart
 
-HEALTHY_LATE = FaultyComplete(wrap=LatePart)
+HEALTHY_LATE = faulty_complete(wrap=LatePart)
 CHECKS = {check.id: check for check in ALL_CHECKS}
 ALL_FAULTS = FAULTS | FEATURE_FAULTS | OVERLAPPING_FAULTS | BORDER_FAULTS | ACCURACY_FAULTS
 HEALTHY_BACKENDS = (
-    {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()}
+    {check_id: faulty_complete() for _, check_id in FEATURE_FAULTS.values()}
     | {check_id: HEALTHY_LATE for _, check_id in OVERLAPPING_FAULTS.values()}
     | HEALTHY_AT_BORDERS
     | HEALTHY_ACCURACY

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import msgspec
 import numpy as np
 import pytest
 
-from tests.conformance.faults.wrappers import FaultyWorker
+from tests.conformance.faults.wrappers import BackendWithWorker, FaultyWorker
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi_cpu.backend import CpuBackend
 
@@ -17,28 +14,17 @@ CHECKS = {check.id: check for check in ALL_CHECKS}
 struct = msgspec.structs.replace
 
 
-@dataclass
-class FaultyCpu:
-    """The CPU backend with a change of every submitted step."""
+def faulty_cpu(change):
+    """The CPU backend with a change of every submitted step. None means no change."""
+    cpu = CpuBackend()
 
-    change: Any = None
-    inner: Any = field(default_factory=CpuBackend)
-
-    @property
-    def info(self):
-        return self.inner.info
-
-    def probe(self):
-        return self.inner.probe()
-
-    def supports(self, spec, config):
-        return self.inner.supports(spec, config)
-
-    def create_worker(self, config, reporter):
-        worker = self.inner.create_worker(config, reporter)
-        if self.change is None:
+    def create_worker(config, reporter):
+        worker = cpu.create_worker(config, reporter)
+        if change is None:
             return worker
-        return FaultyWorker(worker, {"submit": lambda inner, step: inner.submit(self.change(step))})
+        return FaultyWorker(worker, {"submit": lambda inner, step: inner.submit(change(step))})
+
+    return BackendWithWorker(cpu, create_worker)
 
 
 def with_encoder_tokens(change):
@@ -66,7 +52,7 @@ FAULTS = {
 
 def ask(check_id, change, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return run_check(CHECKS[check_id], BackendUnderTest("cpu", FaultyCpu(change), tmp_path))
+    return run_check(CHECKS[check_id], BackendUnderTest("cpu", faulty_cpu(change), tmp_path))
 
 
 @pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in FAULTS.values()}))

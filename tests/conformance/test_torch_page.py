@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from tests.conformance.faults.wrappers import BackendWithWorker
 from tests.core.house.sources import ROOT
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi_cpu.backend import CpuBackend
@@ -30,27 +30,10 @@ def page():
     return names
 
 
-@dataclass
-class PageBackend:
-    """The `Backend` class of the CPU, with the worker of the page."""
-
-    create_worker: Any
-    inner: Any = field(default_factory=CpuBackend)
-
-    @property
-    def info(self):
-        return self.inner.info
-
-    def probe(self):
-        return self.inner.probe()
-
-    def supports(self, spec, config):
-        return self.inner.supports(spec, config)
-
-
 @pytest.mark.parametrize("check_id", ["C-11", "C-17", "C-23", "C-28a", "C-38b", "C-61d"])
 def test_the_worker_of_the_page_passes(check_id, page, tmp_path):
-    under_test = BackendUnderTest("cpu", PageBackend(page["create_worker"]), tmp_path)
+    backend = BackendWithWorker(CpuBackend(), page["create_worker"])
+    under_test = BackendUnderTest("cpu", backend, tmp_path)
     result = run_check(CHECKS[check_id], under_test)
     under_test.discard()
     assert (result.status, result.message) == ("passed", "")

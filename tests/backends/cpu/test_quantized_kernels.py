@@ -148,8 +148,9 @@ def test_a_row_does_not_depend_on_the_others(
 def test_one_large_value_does_not_affect_other_groups(
     num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
 ) -> None:
-    """As in some models, a few inputs are a thousand times as large as the others. These inputs have
-    a common scale.
+    """As in some models, a few inputs are a thousand times as large as the others.
+
+    These inputs have a common scale.
     """
     rows, weight = torch.randn(num_rows, 256).bfloat16(), torch.randn(32, 256)
     rows[:, :32] *= 1000

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from tests.conformance.faults.wrappers import FaultyWorker
+from tests.conformance.faults.wrappers import BackendWithWorker, FaultyWorker
 from tgi.backend import SchedulerOutput
 from tgi.testing.doubles.complete_backend import CompleteBackend
 from tgi.testing.doubles.complete_part import CompletePart
@@ -36,38 +36,23 @@ class FaultyNetwork:
         return self.change_hidden(self.inner.hidden(new, tokens))
 
 
-@dataclass
-class FaultyComplete:
+def faulty_complete(worker=dict, network=dict, wrap=lambda part: part):
     """The complete backend with a fault in its worker or network.
 
-    Both are created again for each worker. `wrap` changes the part.
+    `worker` and `network` return the changes. They are called again for each worker. `wrap` changes
+    the part.
     """
 
-    worker: Callable[[], dict] = dict
-    network: Callable[[], dict] = dict
-    wrap: Callable = lambda part: part
-    inner: CompleteBackend = field(default_factory=CompleteBackend)
+    def create_worker(config, reporter):
+        changed = FaultyNetwork(ReferenceNetwork(config.spec, Path(config.model_path)), **network())
+        return FaultyWorker(StepWorker(wrap(CompletePart(changed)), reporter), worker())
 
-    @property
-    def info(self):
-        return self.inner.info
-
-    def probe(self):
-        return self.inner.probe()
-
-    def supports(self, spec, config):
-        return self.inner.supports(spec, config)
-
-    def create_worker(self, config, reporter):
-        network = FaultyNetwork(
-            ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
-        )
-        return FaultyWorker(StepWorker(self.wrap(CompletePart(network)), reporter), self.worker())
+    return BackendWithWorker(CompleteBackend(), create_worker)
 
 
 def in_steps(change):
     """Change each step before the worker gets it."""
-    return FaultyComplete(
+    return faulty_complete(
         lambda: {
             "submit": lambda inner, step: inner.submit(
                 change(step) if isinstance(step, SchedulerOutput) else step
@@ -101,13 +86,13 @@ def in_output(change):
             "collect": lambda inner: change(inner.collect(), steps.pop(0)),
         }
 
-    return FaultyComplete(worker)
+    return faulty_complete(worker)
 
 
 def in_control(change):
     """`change(inner, request)` responds in place of the worker."""
-    return FaultyComplete(lambda: {"control": change})
+    return faulty_complete(lambda: {"control": change})
 
 
 def in_network(**changes):
-    return FaultyComplete(network=lambda: {name: make() for name, make in changes.items()})
+    return faulty_complete(network=lambda: {name: make() for name, make in changes.items()})

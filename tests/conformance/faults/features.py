@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.conformance.faults.feature_wrappers import (
-    FaultyComplete,
+    faulty_complete,
     in_added,
     in_control,
     in_network,
@@ -69,7 +69,7 @@ def unknown_controls_raise(inner, request):
 
 def agreeing(change):
     """Change the negotiated limits."""
-    return FaultyComplete(
+    return faulty_complete(
         lambda: {"negotiate": lambda inner, requested: change(inner.negotiate(requested))}
     )
 
@@ -329,9 +329,9 @@ FEATURE_FAULTS = {
     "a vector for every chunk": (in_output(vector_of_each_chunk), "C-59j"),
     # sleep and blocks
     "has no cache after wake": (in_control(wakes_empty), "C-59k"),
-    "accepts steps while sleeping": (FaultyComplete(steps_asleep), "C-59k"),
+    "accepts steps while sleeping": (faulty_complete(steps_asleep), "C-59k"),
     "sleeps while sequences are alive": (in_control(sleeps_at_once), "C-59k"),
-    "exports blocks without the last step": (FaultyComplete(stale_export), "C-59l"),
+    "exports blocks without the last step": (faulty_complete(stale_export), "C-59l"),
     "does not import the last block": (in_control(import_of_one_block), "C-59l"),
     "imports invalid files": (in_control(imports_anything), "C-59l"),
 }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.conformance.faults.feature_wrappers import FaultyComplete, struct
+from tests.conformance.faults.feature_wrappers import faulty_complete, struct
 from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks
 from tgi.testing.doubles.late_part import LatePart
 
 
 def in_submit(change):
     """`change(inner, step)` submits in place of the worker."""
-    return FaultyComplete(lambda: {"submit": change}, wrap=LatePart)
+    return faulty_complete(lambda: {"submit": change}, wrap=LatePart)
 
 
 def forgets_masks_of_an_overtaken_step(inner, step):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from tgi.backend import Backend, EngineConfig, Worker, WorkerReporter
 from tgi.testing.doubles.reference_backend import ReferenceBackend, ReferenceModel
 from tgi.worker.adapter import AdapterPlan, adapter_worker
 from tgi.worker.step_worker import StepWorker
@@ -45,6 +46,24 @@ class FaultyModel:
     def close(self):
         self.on_close()
         self.inner.close()
+
+
+@dataclass
+class BackendWithWorker:
+    """A backend whose workers are created by another function."""
+
+    inner: Backend
+    create_worker: Callable[[EngineConfig, WorkerReporter], Worker]
+
+    @property
+    def info(self):
+        return self.inner.info
+
+    def probe(self):
+        return self.inner.probe()
+
+    def supports(self, spec, config):
+        return self.inner.supports(spec, config)
 
 
 @dataclass
