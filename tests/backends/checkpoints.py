@@ -15,7 +15,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tests.backends.decoder_families import DECODER_VARIANTS, DECODERS
 
-__all__ = ["FAMILIES", "VARIANTS", "save_checkpoint", "save_variant"]
+__all__ = ["FAMILIES", "SMALL", "VARIANTS", "save_checkpoint", "save_variant"]
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+"""The sizes of models that are not in `FAMILIES`."""
 
 _LLAMA = {
     "vocab_size": 101,

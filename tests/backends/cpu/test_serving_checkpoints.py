@@ -12,25 +12,15 @@ import sys
 import httpx
 import torch
 
-from tests.backends.checkpoints import save_checkpoint
+from tests.backends.checkpoints import SMALL, save_checkpoint
 from tests.live_server import running_server
 from tgi.text import Tokenizer
-
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-}
 
 
 def test_the_fallback_serves_and_logs_that_it_is_slow(tmp_path, tiny_model):
     path = shutil.copytree(tiny_model, tmp_path / "model")
     tokenizer = Tokenizer.load(tiny_model)
-    model = save_checkpoint("smollm3", path, vocab_size=tokenizer.vocab_size, **SIZES)
+    model = save_checkpoint("smollm3", path, vocab_size=tokenizer.vocab_size, **SMALL)
     prompt = tokenizer.encode("once upon a time", add_special_tokens=True).ids
     expected = model.generate(
         torch.tensor([prompt]),

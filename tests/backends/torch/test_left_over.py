@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.backends.checkpoints import save_checkpoint
 from tests.backends.torch.test_weights import (
     EMBEDDING,
     NAME,
@@ -38,18 +36,6 @@ EXAMPLES = {
     "*rotary*.sin_cached": ["model.layers.0.self_attn.rotary_emb.sin_cached"],
 }
 PREFIXES = ("_orig_mod.", "module.", "base_model.model.", "module._orig_mod.", "_orig_mod.module.")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("llama")
-    save_checkpoint("llama", path)
-    return path
-
-
-@pytest.fixture
-def checkpoint(original: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(original, tmp_path / "checkpoint")
 
 
 def write_index(path: Path, edit: Callable[[dict[str, str]], object]) -> None:

@@ -17,25 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.backends.checkpoints import save_checkpoint
+from tests.backends.checkpoints import SMALL, save_checkpoint
 from tgi.architectures import load_spec
 from tgi.backend import FEATURES, EngineConfig, ModelError, RequestedLimits, SamplingParams
 from tgi.testing.conformance.backend_under_test import RecordingReporter, start
 from tgi_cpu import tgi_backend
 from tgi_torch.model.transformers_loading import load_transformers_model
 
-SMALL = {
-    "vocab_size": 101,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SIZES = SMALL | {"vocab_size": 101, "bos_token_id": 1, "eos_token_id": 2}
 MAMBA = {
     "mamba_d_state": 8,
     "mamba_n_heads": 4,
@@ -44,9 +33,9 @@ MAMBA = {
     "mamba_chunk_size": 8,
 }
 FAMILIES = {
-    "smollm3": SMALL,
+    "smollm3": SIZES,
     "jamba": (
-        SMALL
+        SIZES
         | {
             "mamba_d_state": 8,
             "num_experts": 2,
@@ -54,10 +43,10 @@ FAMILIES = {
             "attn_layer_offset": 1,
         }
     ),
-    "bamba": SMALL | MAMBA | {"attn_layer_indices": [1]},
-    "falcon_h1": SMALL | MAMBA | {"mamba_d_ssm": 64},
+    "bamba": SIZES | MAMBA | {"attn_layer_indices": [1]},
+    "falcon_h1": SIZES | MAMBA | {"mamba_d_ssm": 64},
     "llama4_text": (
-        SMALL
+        SIZES
         | {
             "head_dim": 8,
             "intermediate_size_mlp": 40,
@@ -66,9 +55,9 @@ FAMILIES = {
             "attention_chunk_size": 64,
         }
     ),
-    "minimax": SMALL | {"head_dim": 8, "num_local_experts": 2, "block_size": 8},
+    "minimax": SIZES | {"head_dim": 8, "num_local_experts": 2, "block_size": 8},
     "nemotron_h": (
-        SMALL
+        SIZES
         | {
             "head_dim": 8,
             "mamba_num_heads": 4,
@@ -80,7 +69,7 @@ FAMILIES = {
         }
     ),
     "qwen3_5_text": (
-        SMALL
+        SIZES
         | {
             "head_dim": 8,
             "linear_num_value_heads": 4,

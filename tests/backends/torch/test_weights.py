@@ -52,18 +52,6 @@ def split_into_shards(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
     return index
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("llama")
-    save_checkpoint("llama", path)
-    return path
-
-
-@pytest.fixture
-def checkpoint(original: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(original, tmp_path / "checkpoint")
-
-
 def change(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     tensors = load_file(path / NAME)
     edit(tensors)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from tests.backends.checkpoints import SMALL
 from tests.backends.paged_batch import PagedSequence, step
 from tgi.architectures import ModelSpec, load_spec
 from tgi_torch.attention.kv_cache import KVCache
@@ -17,16 +18,7 @@ from tgi_torch.model.decoder import build_decoder
 from tgi_torch.ops import REFERENCE
 from tgi_torch.weights.loading import load_weights
 
-TEXT = {
-    "vocab_size": 101,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-}
+TEXT = SMALL | {"vocab_size": 101}
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 24,
