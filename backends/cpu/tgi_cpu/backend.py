@@ -178,10 +178,10 @@ def with_compute_dtype(spec: ModelSpec | GenericSpec, config: EngineConfig) -> E
 
     If the weights need more than half of the memory in float32, the dtype stays bfloat16.
     """
-    stored = _stored_dtype(Path(config.model_path))
-    is_chosen = config.dtype is None and (stored != _FLOAT32 or config.quantize in QUANTIZATIONS)
-    if not is_chosen or machine.has_bfloat16_products():
+    if config.dtype is not None or machine.has_bfloat16_products():
         return config
+    if config.quantize not in QUANTIZATIONS and _stored_dtype(Path(config.model_path)) == _FLOAT32:
+        return config  # float32 is the default
     if _weights_bytes(spec, config, _FLOAT32) > machine.total_memory() // 2:
         return config
     return msgspec.structs.replace(config, dtype=_FLOAT32)
