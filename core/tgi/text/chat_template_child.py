@@ -27,8 +27,8 @@ from tgi.text.chat_template_messages import (
     RenderTemplate,
     TemplateReply,
     TemplateRequest,
+    encode_frame,
     receive_request,
-    send_frame,
 )
 
 __all__ = ["main"]
@@ -53,7 +53,7 @@ def main() -> int:
             signal.setitimer(signal.ITIMER_REAL, templates.limit_seconds + _GRACE_SECONDS)
             reply = templates.response(request)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            send_frame(connection, reply)
+            connection.sendall(encode_frame(reply))
     return 0
 
 

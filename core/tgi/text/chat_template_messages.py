@@ -19,9 +19,9 @@ __all__ = [
     "Rendered",
     "TemplateReply",
     "TemplateRequest",
+    "encode_frame",
     "receive_reply",
     "receive_request",
-    "send_frame",
 ]
 
 _LENGTH_BYTES = 4
@@ -75,12 +75,10 @@ _REQUESTS: msgspec.msgpack.Decoder[TemplateRequest] = msgspec.msgpack.Decoder(Te
 _REPLIES: msgspec.msgpack.Decoder[TemplateReply] = msgspec.msgpack.Decoder(TemplateReply)
 
 
-def send_frame(connection: socket.socket, message: Frame) -> None:
-    """Send one message. Raises OSError if the socket fails, or TimeoutError after the timeout of
-    the socket.
-    """
+def encode_frame(message: Frame) -> bytes:
+    """Encode one message with its length."""
     body = msgspec.msgpack.encode(message)
-    connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
 
 
 def receive_request(connection: socket.socket) -> TemplateRequest:

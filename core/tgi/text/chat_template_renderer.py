@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
-import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from tgi.config import process_environment
@@ -34,9 +33,8 @@ from tgi.text.chat_template_messages import (
     Rendered,
     RenderTemplate,
     TemplateReply,
-    TemplateRequest,
+    encode_frame,
     receive_reply,
-    send_frame,
 )
 
 __all__ = ["ChatTemplateRenderer", "RenderLimits", "RenderQueue", "TemplateProcess"]
@@ -116,8 +114,9 @@ class ChatTemplateRenderer:
             None if tools is None else list(tools),
             dict(variables or {}),
         )
-        is_large = len(msgspec.msgpack.encode(request)) > _LARGE_BYTES
-        return await (self._large_queue if is_large else self._queue).render(request)
+        frame = encode_frame(request)
+        queue = self._large_queue if len(frame) > _LARGE_BYTES else self._queue
+        return await queue.render(frame)
 
     def close(self) -> None:
         """End the processes. Renderings in progress fail."""
@@ -148,13 +147,11 @@ class RenderQueue:
         """
         await asyncio.get_running_loop().run_in_executor(self._executor, self._started)
 
-    async def render(self, request: RenderTemplate) -> str:
-        """Render a conversation after all earlier ones. Raises `TemplateError` and
-        `UnhealthyError`.
+    async def render(self, frame: bytes) -> str:
+        """Render the conversation of an encoded `RenderTemplate` after all earlier ones. Raises
+        `TemplateError` and `UnhealthyError`.
         """
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._render, request
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._render, frame)
 
     def close(self) -> None:
         """End the process. A rendering in progress fails."""
@@ -185,19 +182,19 @@ class RenderQueue:
                 f"The process that renders chat templates does not start: {error}."
             ) from error
 
-    def _render(self, request: RenderTemplate) -> str:
+    def _render(self, frame: bytes) -> str:
         process = self._restarted()
         try:
-            return self._render_in(process, request)
+            return self._render_in(process, frame)
         except UnhealthyError:
             if not process.was_killed or self._is_closed:
                 raise
         # Another process has killed the process, usually before the request was sent.
-        return self._render_in(self._restarted(), request)
+        return self._render_in(self._restarted(), frame)
 
-    def _render_in(self, process: TemplateProcess, request: RenderTemplate) -> str:
+    def _render_in(self, process: TemplateProcess, frame: bytes) -> str:
         try:
-            return process.render(request)
+            return process.render(frame)
         finally:
             if not process.is_usable:
                 process.close()
@@ -244,7 +241,7 @@ class TemplateProcess:
             dict(template.sources), dict(template.special_tokens), limits.seconds, limits.num_bytes
         )
         try:
-            started._exchange(load, _START_SECONDS)
+            started._exchange(encode_frame(load), _START_SECONDS)
         except (TemplateError, UnhealthyError):
             started.close()
             raise
@@ -267,11 +264,12 @@ class TemplateProcess:
             on_failure.pop_all()
         return cls(process, ours, limits)
 
-    def render(self, request: RenderTemplate) -> str:
-        """Render the prompt. Raises `TemplateError` if the template fails or exceeds a limit, and
-        `UnhealthyError` if another process has killed or stopped this process.
+    def render(self, frame: bytes) -> str:
+        """Render the prompt of an encoded `RenderTemplate`. Raises `TemplateError` if the template
+        fails or exceeds a limit, and `UnhealthyError` if another process has killed or stopped this
+        process.
         """
-        reply = self._exchange(request, self._limits.seconds)
+        reply = self._exchange(frame, self._limits.seconds)
         if not isinstance(reply, Rendered):
             raise AssertionError(f"{type(reply).__name__} is not a reply to a rendering")
         return reply.text
@@ -290,11 +288,11 @@ class TemplateProcess:
         self._process.wait()
         self._connection.close()
 
-    def _exchange(self, request: TemplateRequest, limit_seconds: float) -> TemplateReply:
+    def _exchange(self, frame: bytes, limit_seconds: float) -> TemplateReply:
         self._connection.settimeout(limit_seconds)
         used_before: float | None = None
         try:
-            send_frame(self._connection, request)
+            self._connection.sendall(frame)
             # Reading the processor time takes longer than a usual rendering.
             if not self._replied.poll(_USUAL_SECONDS * 1e3):
                 used_before = self._processor_seconds()

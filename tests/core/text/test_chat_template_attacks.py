@@ -9,7 +9,7 @@ import pytest
 
 from tgi.errors import TemplateError
 from tgi.text import ChatTemplate, ChatTemplateRenderer
-from tgi.text.chat_template_messages import RenderTemplate
+from tgi.text.chat_template_messages import RenderTemplate, encode_frame
 from tgi.text.chat_template_renderer import RenderLimits, TemplateProcess
 
 USER = [{"role": "user", "content": "hi"}]
@@ -97,7 +97,7 @@ def process():
 @pytest.mark.parametrize("name", ESCAPES)
 def test_no_template_reaches_python_internals(process, name):
     try:
-        shown = process.render(RenderTemplate(name, USER))
+        shown = process.render(encode_frame(RenderTemplate(name, USER)))
     except TemplateError as error:
         # If the process had been stopped by a limit, the test would prove nothing about the
         # sandbox.
@@ -116,15 +116,15 @@ def test_no_template_reaches_python_internals(process, name):
         "__main__",
     )
     assert [leak for leak in leaks if leak in shown] == []
-    assert process.render(RenderTemplate("good", USER)) == "hi"
+    assert process.render(encode_frame(RenderTemplate("good", USER))) == "hi"
 
 
 @pytest.mark.parametrize("name", EXCESSES)
 def test_an_excess_is_an_error_and_the_process_continues(process, name):
     with pytest.raises(TemplateError):
-        process.render(RenderTemplate(name, USER))
+        process.render(encode_frame(RenderTemplate(name, USER)))
     assert process.is_usable
-    assert process.render(RenderTemplate("good", USER)) == "hi"
+    assert process.render(encode_frame(RenderTemplate("good", USER))) == "hi"
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -198,7 +198,7 @@ def test_an_orphaned_process_exits():
         ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.2)
     )
     with pytest.raises(TemplateError):
-        process.render(RenderTemplate("default", USER))
+        process.render(encode_frame(RenderTemplate("default", USER)))
     # Nothing kills the process here. It sets an alarm that ends it one second after the limit.
     assert process._process.wait(timeout=30) != 0
     process.close()
@@ -216,4 +216,4 @@ def test_the_process_environment_has_no_keys(monkeypatch):
 
 def test_a_long_conversation_is_rendered(process):
     messages = USER + [{"role": "user", "content": "x" * 1000}] * 2000
-    assert process.render(RenderTemplate("good", messages)) == "hi"
+    assert process.render(encode_frame(RenderTemplate("good", messages))) == "hi"

@@ -19,7 +19,7 @@ from tests.core.text.chat_templates import (
 )
 from tgi.errors import TemplateError
 from tgi.text import ChatTemplate
-from tgi.text.chat_template_messages import RenderTemplate
+from tgi.text.chat_template_messages import RenderTemplate, encode_frame
 from tgi.text.chat_template_renderer import RenderLimits, TemplateProcess
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -71,7 +71,7 @@ def reference(tokenizer, template, messages, tools, **variables):
 
 def rendered(process, name, messages, tools, **variables):
     try:
-        return process.render(RenderTemplate(name, messages, tools, variables))
+        return process.render(encode_frame(RenderTemplate(name, messages, tools, variables)))
     except TemplateError:
         assert process.is_usable, "a limit stopped the process"
         return None
