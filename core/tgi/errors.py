@@ -26,6 +26,7 @@ TgiError
 ├── RejectionError                  a body cannot be read as a request
 ├── RouteError                      the key, the method or the path of a request is wrong
 ├── DisconnectError                 the client disconnected before the response was complete
+├── GrammarError                    a grammar is invalid, too large, or not supported
 ├── StepError                       a step of the worker failed as a whole
 └── WrongStateError                 a worker method was called in the wrong state
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from tgi.backend import SamplingParams
-from tgi.types import FinishReason
+from tgi.types import FinishReason, Guidance
 
 __all__ = [
     "Request",
@@ -50,6 +50,7 @@ class Request(Entry, frozen=True):
     # decoder's tokens.
     encoder_token_ids: list[int] = []
     cache_salt: str = ""  # sequences with different salts share no blocks of the prefix cache
+    guidance: Guidance | None = None  # None = any output
 
 
 class SequenceOutput(Entry, frozen=True):

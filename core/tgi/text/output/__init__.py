@@ -1,0 +1,33 @@
+"""Splits generated text into reasoning, tool calls and the final text."""
+
+from tgi.text.output.parts import (
+    OutputPart,
+    ReasoningPart,
+    TextPart,
+    ToolCallArguments,
+    ToolCallBegin,
+    ToolCallEnd,
+)
+from tgi.text.output.style import (
+    PLAIN,
+    OutputStyle,
+    ReasoningFormat,
+    ToolChoice,
+    ToolDefinition,
+    ToolFormat,
+)
+
+__all__ = [
+    "PLAIN",
+    "OutputPart",
+    "OutputStyle",
+    "ReasoningFormat",
+    "ReasoningPart",
+    "TextPart",
+    "ToolCallArguments",
+    "ToolCallBegin",
+    "ToolCallEnd",
+    "ToolChoice",
+    "ToolDefinition",
+    "ToolFormat",
+]
