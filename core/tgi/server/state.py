@@ -9,6 +9,7 @@ from typing import Protocol, final
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import OutputQueue, SequenceStream
+from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
@@ -80,6 +81,11 @@ class Engine(Protocol):
     def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
         """Queue a sequence. Its outputs are added to `outputs`. Raises `UnhealthyError` if the
         engine crashes repeatedly or the server ends.
+        """
+
+    def set_vocabulary(self, data: VocabularyData) -> None:
+        """Set the vocabulary, before the first sequence with guidance is submitted. The method may
+        be called several times with the same vocabulary.
         """
 
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:

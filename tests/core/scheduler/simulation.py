@@ -163,7 +163,7 @@ class Simulation:
             self.collect()
         else:
             self._receive(self.scheduler.end_constrained())
-            is_waiting = self.scheduler.has_constrained or self.scheduler.has_dropped
+            is_waiting = self.scheduler.constrained or self.scheduler.has_dropped
             assert is_waiting or not self.scheduler.has_work, "unfinished sequences cannot run"
         return submitted
 

@@ -234,7 +234,7 @@ def test_an_aborted_sequence_releases_its_constraint():
     simulation.abort(0)
     simulation.run()
     assert simulation.streams[0].constraint.num_closed == 1
-    assert not simulation.scheduler.has_constrained
+    assert not simulation.scheduler.constrained
 
 
 def test_a_worker_without_masks_gets_no_constrained_sequence():
