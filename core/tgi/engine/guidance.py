@@ -269,13 +269,13 @@ class GuidanceManager:
     def wait(self) -> None:
         """Wait until a constraint becomes ready, but at most a millisecond."""
         self._update()
-        futures: list[Future[Matcher] | Future[Pool]] = [
+        futures = [
             constraint.future for constraint in self._waiting if constraint.future is not None
         ]
-        if not futures and self._waiting and self._pool is not None:
-            futures.append(self._pool)
         if futures:
             concurrent.futures.wait(futures, _WAIT_SECONDS, concurrent.futures.FIRST_COMPLETED)
+        elif self._waiting and self._pool is not None:
+            concurrent.futures.wait([self._pool], _WAIT_SECONDS)
 
     def take_stats(self) -> GuidanceStats | None:
         """Return the work since the last call, or None if there was none."""

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 
+from tests.core.engine.engine_setup import SPEC, request
 from tgi.backend import FEATURES, EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.core import EngineCore
 from tgi.engine.guidance import GuidanceManager
@@ -13,7 +14,6 @@ from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 from tgi.types import Guidance
 
-from .engine_setup import SPEC, request
 from .fake_grammars import EOS, VOCABULARY
 
 MS = 1_000_000

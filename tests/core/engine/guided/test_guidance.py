@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 
+from tests.core.engine.engine_setup import request
 from tgi.engine.guidance import GuidanceManager
 from tgi.engine.messages import AbortSequence, AddSequence, GuidanceStats, SetVocabulary
 from tgi.grammar.constraint import GrammarError
 from tgi.testing.doubles.null_script import NullFailure
 from tgi.types import FinishReason
 
-from .engine_setup import request
 from .fake_grammars import EOS, VOCABULARY, FakePool
 from .guided_engine import BOTH, INLINE, LATE, MS, Engine, Frontend, guided
 
