@@ -78,7 +78,7 @@ class Engine:
         self.scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
         self._worker, self._depth = worker, agreement.limits.depth
         self.guidance = GuidanceManager(pool.clock, build or (lambda _: pool), 10 * MS)
-        self.guidance.set_vocabulary(VOCABULARY)
+        self.guidance.set_vocabulary(VOCABULARY, VOCABULARY.vocab_size)
         concurrent.futures.wait([self.guidance._pool])
 
     def run(self, requests, script=()):
