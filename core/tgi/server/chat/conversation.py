@@ -19,8 +19,6 @@ from tgi.text.chat_template_traits import TemplateTraits
 
 __all__ = ["Conversation", "chat_text_request"]
 
-_MANY_CHARACTERS = 1 << 16  # of the schemas of all tools
-
 
 @final
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ async def chat_text_request(
     )
     if tools is None:
         return request
-    if sum(len(tool.parameters) for tool in tools.tools) > _MANY_CHARACTERS:
+    if tools.is_large:
         exact, loose = await asyncio.to_thread(tools.constraints, style)
     else:
         exact, loose = tools.constraints(style)

@@ -49,9 +49,7 @@ async def render_prompt(
     contains media, and `RejectionError` if the content of a message has no known schema.
     """
     prepare = partial(_prepared, template, read_messages, tools)
-    is_large = _has_many_entries(entries) or (
-        tools is not None and len(tools.tools) > _MANY_ENTRIES
-    )
+    is_large = _has_many_entries(entries) or (tools is not None and tools.is_large)
     messages, objects = await asyncio.to_thread(prepare) if is_large else prepare()
     assert template is not None, "the preparation fails without a template"
     return await template.render(messages, objects, variables)

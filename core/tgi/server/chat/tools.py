@@ -38,6 +38,8 @@ _NAME = re.compile(r"[\w.:/-]{1,128}")
 _NO_PARAMETERS = ToolDefinition.parameters
 _ANY_ARGUMENTS = '{"type":"object"}'
 _MAX_SHOWN = 64
+_MANY_TOOLS = 64
+_MANY_CHARACTERS = 1 << 16  # of the schemas of all tools
 
 
 @final
@@ -74,6 +76,13 @@ class ToolUse:
     is_parallel: bool = True  # the output may contain several calls
     is_strict: bool = False  # the client requires that the arguments follow the schema
     prompt: str = ""  # a text for the end of the last message; empty = the default
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the tools must not be processed in the event loop."""
+        if len(self.tools) > _MANY_TOOLS:
+            return True
+        return sum(len(tool.parameters) for tool in self.tools) > _MANY_CHARACTERS
 
     @property
     def is_optional(self) -> bool:
