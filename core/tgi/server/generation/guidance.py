@@ -21,14 +21,45 @@ from tgi.types import Guidance, ReasoningLimits
 if TYPE_CHECKING:
     from tgi.grammar.vocabulary import Vocabulary, VocabularyData
 
-__all__ = ["CompiledGrammars", "GuidanceCompiler"]
+__all__ = ["CompiledGrammars", "GrammarSteps", "GuidanceCompiler"]
 
 _MAX_GRAMMARS = 256
 _MAX_CHARACTERS = 16_000_000  # of all cached grammars together
 _NUM_THREADS = 2
 _Source = Constraint | Grammar
-
 _TGI_FIELDS = ("grammar", "response_format")  # their errors have TGI's text
+
+
+@final
+class GrammarSteps:
+    """The steps that run in threads. Tests replace this object."""
+
+    def compile(self, constraint: _Source, vocabulary: Vocabulary) -> str:
+        """Compile a constraint and check its grammar. Raises `GrammarError`, and `ValidationError`
+        for a constraint of TGI that is not supported.
+        """
+        # The library is imported at the first constrained request: it takes time and memory.
+        from tgi.grammar.compile import check_grammar, compile_constraint  # noqa: PLC0415
+
+        if isinstance(constraint, Grammar):
+            constraint = tgi_constraint(constraint)
+        elif constraint.kind == "json_schema":
+            check_schema(constraint.value)
+        grammar = compile_constraint(constraint)
+        check_grammar(grammar, vocabulary)
+        return grammar
+
+    def read_vocabulary(
+        self, tokenizer: Tokenizer, vocab_size: int
+    ) -> tuple[VocabularyData, Vocabulary]:
+        """Read the vocabulary of a tokenizer, as data for the engine and as an object for checks.
+        Raises `GrammarError` if the tokenizer does not allow guidance.
+        """
+        from tgi.grammar.vocabulary import Vocabulary  # noqa: PLC0415 - see `compile`
+        from tgi.text.grammar_vocabulary import read_vocabulary  # noqa: PLC0415
+
+        data = read_vocabulary(tokenizer, vocab_size)
+        return data, Vocabulary(data)
 
 
 @final
@@ -37,9 +68,12 @@ class GuidanceCompiler:
     and grammars are compiled in threads.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, steps: GrammarSteps | None = None
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._steps = steps or GrammarSteps()
         self._grammars = CompiledGrammars()
         self._pending: dict[bytes, asyncio.Task[str]] = {}
         self._threads = asyncio.Semaphore(_NUM_THREADS)
@@ -67,6 +101,8 @@ class GuidanceCompiler:
                 f" {error}"
             ) from None
         grammar = "" if constraint is None else await self._grammar(request, constraint, vocabulary)
+        if not grammar and request.max_reasoning_tokens is None:
+            return None  # The optional constraint cannot be expressed.
         return Guidance(grammar, _reasoning_limits(request))
 
     async def _grammar(
@@ -108,7 +144,7 @@ class GuidanceCompiler:
     async def _compile(self, digest: bytes, constraint: _Source, vocabulary: Vocabulary) -> str:
         async with self._threads:
             try:
-                grammar = await asyncio.to_thread(_compile, constraint, vocabulary)
+                grammar = await asyncio.to_thread(self._steps.compile, constraint, vocabulary)
             except GrammarError as error:
                 self._grammars.add(digest, error)
                 raise
@@ -126,7 +162,7 @@ class GuidanceCompiler:
                 vocab_size = self._engine.agreement.vocab_size
                 try:
                     data, vocabulary = await asyncio.to_thread(
-                        _read_vocabulary, self._tokenizer, vocab_size
+                        self._steps.read_vocabulary, self._tokenizer, vocab_size
                     )
                 except GrammarError as error:
                     self._vocabulary_error = str(error)
@@ -177,27 +213,6 @@ class CompiledGrammars:
         ):
             _, removed = self._results.popitem(last=False)
             self._num_characters -= len(str(removed))
-
-
-def _compile(constraint: _Source, vocabulary: Vocabulary) -> str:
-    # The library is imported at the first constrained request, because it takes time and memory.
-    from tgi.grammar.compile import check_grammar, compile_constraint  # noqa: PLC0415
-
-    if isinstance(constraint, Grammar):
-        constraint = tgi_constraint(constraint)
-    elif constraint.kind == "json_schema":
-        check_schema(constraint.value)
-    grammar = compile_constraint(constraint)
-    check_grammar(grammar, vocabulary)
-    return grammar
-
-
-def _read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> tuple[VocabularyData, Vocabulary]:
-    from tgi.grammar.vocabulary import Vocabulary  # noqa: PLC0415 - see `_compile`
-    from tgi.text.grammar_vocabulary import read_vocabulary  # noqa: PLC0415
-
-    data = read_vocabulary(tokenizer, vocab_size)
-    return data, Vocabulary(data)
 
 
 def _digest(constraint: _Source) -> bytes:
