@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, final
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import OutputQueue, SequenceStream
+from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
@@ -87,7 +88,9 @@ class Engine(Protocol):
         """
 
     def set_vocabulary(self, data: VocabularyData) -> None:
-        """Send the vocabulary for grammars to the engine. It is sent again after a restart."""
+        """Set the vocabulary, before the first sequence with guidance is submitted. The method may
+        be called several times with the same vocabulary.
+        """
 
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
         """Register a function that is called with the statistics of every step."""
