@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, final
+from typing import Protocol, final
 
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
@@ -14,10 +14,7 @@ from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
-from tgi.text.output.formats import OutputFormats
-
-if TYPE_CHECKING:
-    from tgi.grammar.vocabulary import VocabularyData
+from tgi.text.output import OutputFormats
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -107,5 +104,5 @@ class ServerState:
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
     span_exporter: SpanExporter | None = None  # None disables traces
-    # The formats of reasoning and tool calls in the output of the model.
+    # The formats of tool calls and of reasoning.
     output_formats: OutputFormats = field(default_factory=OutputFormats)
