@@ -80,7 +80,7 @@ class GptOssFormat:
                 f'preamble: {channel} "commentary" {message} TEXT {end} {start} "assistant"',
                 r"TEXT: /(.|\n)*/",
             ]
-        return Constraint("lark", "\n".join(["%llguidance {}", start_rule, *lines, ""]))
+        return Constraint("lark", "\n".join([start_rule, *lines, ""]))
 
 
 def parse_channels(

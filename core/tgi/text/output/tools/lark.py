@@ -89,7 +89,7 @@ def text_or_calls(
             ]
         start = "start: text_block* ending" if is_parallel else "start: text_block | ending"
         lines = [start, "ending: TEXT", f"TEXT: {_TEXT}", *lines]
-    return Constraint("lark", "\n".join(["%llguidance {}", *lines, ""]))
+    return Constraint("lark", "\n".join([*lines, ""]))
 
 
 def calls_or_other_text(calls: str, rules: str, choice: ToolChoice, first_key: str) -> Constraint:
@@ -103,4 +103,4 @@ def calls_or_other_text(calls: str, rules: str, choice: ToolChoice, first_key: s
     else:
         begin = rf"/\s*\{{\s*{first_key}(.|\n)*/"
         lines = ["start: TEXT | calls", f"TEXT: {_TEXT} & ~{begin}", *lines]
-    return Constraint("lark", "\n".join(["%llguidance {}", *lines, ""]))
+    return Constraint("lark", "\n".join([*lines, ""]))
