@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from tgi.backend import Agreement
@@ -14,6 +14,7 @@ from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
+from tgi.text.output import OutputFormats
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -103,3 +104,5 @@ class ServerState:
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
     span_exporter: SpanExporter | None = None  # None disables traces
+    # The formats of tool calls and of reasoning.
+    output_formats: OutputFormats = field(default_factory=OutputFormats)

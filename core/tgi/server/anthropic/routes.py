@@ -7,17 +7,16 @@ events, statuses and error types are those of the Anthropic API reference.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, final
+from collections.abc import AsyncGenerator, Iterator
+from typing import final
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from tgi.backend import SamplingParams
-from tgi.errors import RequestError, ValidationError
+from tgi.errors import RequestError
 from tgi.server.anthropic.errors import anthropic_error_body
+from tgi.server.anthropic.requests import message_prompt, message_request
 from tgi.server.anthropic.response_schemas import (
     AnthropicError,
     AnthropicResponse,
@@ -34,24 +33,10 @@ from tgi.server.anthropic.response_schemas import (
     TextBlock,
     TextDelta,
 )
-from tgi.server.anthropic.schemas import (
-    UNSUPPORTED_FIELDS,
-    AnthropicMessage,
-    ContentBlock,
-    CountTokensRequest,
-    MessagesRequest,
-    SharedFields,
-)
-from tgi.server.chat.prompt import render_prompt
+from tgi.server.anthropic.schemas import CountTokensRequest, MessagesRequest
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken
-from tgi.server.generation.parameters import (
-    StopStyle,
-    TextRequest,
-    generate_parameters,
-    reject_unsupported,
-)
+from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.pipeline import GenerationPipeline, response_headers, stream_headers
-from tgi.server.generation.protocols import ANTHROPIC
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
 from tgi.server.http.sse import EventStream, named_event
@@ -59,8 +44,6 @@ from tgi.server.state import ServerState
 from tgi.types import FinishReason
 
 __all__ = ["AnthropicRoutes"]
-
-Json = dict[str, Any]
 
 _Event = (
     MessageStart
@@ -77,8 +60,6 @@ _STOP_REASONS: dict[FinishReason, StopReason] = {
     FinishReason.EOS_TOKEN: "end_turn",
     FinishReason.STOP_SEQUENCE: "stop_sequence",
 }
-_ROLES = ("user", "assistant")
-_THOUGHTS = ("thinking", "redacted_thinking")
 
 
 @final
@@ -94,7 +75,7 @@ class AnthropicRoutes:
         config = self._state.config
         call, body = await self._pipeline.read(http_request, MessagesRequest)
         with self._pipeline.counted():
-            request = await self._text_request(body)
+            request = await message_request(body, self._state)
         model = self._pipeline.model_name(body.model)
         if body.stream:
             return await EventStream.open(
@@ -113,7 +94,7 @@ class AnthropicRoutes:
         tokens.
         """
         _, body = await self._pipeline.read(http_request, CountTokensRequest)
-        prompt = await self._prompt(body)
+        prompt = await message_prompt(body, self._state)
         with self._pipeline.slot():
             encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
         return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))
@@ -138,79 +119,6 @@ class AnthropicRoutes:
             if not has_begun:
                 raise
             yield _event(anthropic_error_body(error))
-
-    async def _text_request(self, body: MessagesRequest) -> TextRequest:
-        prompt = await self._prompt(body)
-        parameters = generate_parameters(
-            body,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            max_new_tokens=body.max_tokens,
-            stop=body.stop_sequences or (),
-            seed=body.seed,
-        )
-        return TextRequest(
-            prompt,
-            parameters,
-            StopStyle.OPENAI,
-            add_special_tokens=False,
-            sampling=SamplingParams(),
-            protocol=ANTHROPIC,
-        )
-
-    async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
-        _reject_unsupported(body)
-        entries = body.messages
-        if isinstance(body.system, list):
-            entries = [*entries, AnthropicMessage("user", body.system)]  # only its size matters
-        return await render_prompt(self._state.chat_template, entries, partial(_messages, body))
-
-
-def _reject_unsupported(body: SharedFields) -> None:
-    """Raise `ValidationError` for a field that would change the message. Thinking is supported only
-    if the model decides whether it thinks.
-    """
-    kind = body.thinking.get("type") if isinstance(body.thinking, Mapping) else body.thinking
-    if kind not in (None, "disabled", "adaptive"):
-        raise ValidationError(
-            f"`thinking` is not supported by this version with the type `{kind}`: leave it out, or"
-            " use the type `adaptive`"
-        )
-    reject_unsupported({name: getattr(body, name) for name in UNSUPPORTED_FIELDS})
-
-
-def _messages(body: SharedFields) -> list[Json]:
-    messages: list[Json] = []
-    if body.system:
-        messages.append({"role": "system", "content": _text(body.system, "system")})
-    return messages + [_turn(message, index) for index, message in enumerate(body.messages)]
-
-
-def _turn(message: AnthropicMessage, index: int) -> Json:
-    if message.role not in _ROLES:
-        raise ValidationError(
-            f"`messages[{index}].role` must be one of {', '.join(_ROLES)}. Given: {message.role}"
-        )
-    turn = {"role": message.role, "content": _text(message.content, f"messages[{index}].content")}
-    thoughts = [] if isinstance(message.content, str) else message.content
-    thinking = "".join(block.thinking or "" for block in thoughts if block.type == "thinking")
-    # The chat template decides whether the prompt contains the thoughts of an earlier message.
-    return turn | {"reasoning_content": thinking} if thinking else turn
-
-
-def _text(content: str | Sequence[ContentBlock], place: str) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = [block for block in content if block.type not in _THOUGHTS]
-    other = next(
-        (block.type for block in blocks if block.type != "text" or block.text is None), None
-    )
-    if other is not None:
-        raise ValidationError(
-            f"only text is supported in `{place}` by this version. Given: a block of type `{other}`"
-        )
-    return "".join(block.text or "" for block in blocks)
 
 
 def _token_events(token: GeneratedToken) -> Iterator[_Event]:

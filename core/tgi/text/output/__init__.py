@@ -1,5 +1,7 @@
 """Splits generated text into reasoning, tool calls and the final text."""
 
+from tgi.text.output.formats import REASONING_PARSERS, TOOL_CALL_PARSERS, OutputFormats
+from tgi.text.output.parser import OutputParser
 from tgi.text.output.parts import (
     OutputPart,
     ReasoningPart,
@@ -19,6 +21,10 @@ from tgi.text.output.style import (
 
 __all__ = [
     "PLAIN",
+    "REASONING_PARSERS",
+    "TOOL_CALL_PARSERS",
+    "OutputFormats",
+    "OutputParser",
     "OutputPart",
     "OutputStyle",
     "ReasoningFormat",
