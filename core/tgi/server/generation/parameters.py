@@ -18,6 +18,7 @@ from tgi.backend import SamplingParams
 from tgi.errors import ValidationError
 from tgi.server.generation.protocols import NATIVE, ClientProtocol
 from tgi.server.http.json_format import round_f32
+from tgi.text.output import PLAIN, OutputStyle
 
 __all__ = [
     "F32",
@@ -227,6 +228,7 @@ class TextRequest:
     # kind of log probabilities to return. Admission sets the other fields from `parameters`.
     sampling: SamplingParams = _PROCESSED_LOGPROBS
     protocol: ClientProtocol = NATIVE  # names the fields in error messages
+    output_style: OutputStyle = PLAIN
 
     def seeds(self) -> list[int]:
         """Return one seed per sequence. If the client sent a seed, it determines all of them."""
