@@ -246,6 +246,7 @@ def _new_sequence(sequence: Sequence, tables: list[Int32Array]) -> NewSequence:
         sequence_slot=-1 if tables else sequence.sequence_slot,
         max_total_tokens=sequence.max_tokens,
         adapter=request.adapter,
+        is_masked=sequence.constraint is not None,
         encoder_tokens=np.array(request.encoder_token_ids, np.int32),
     )
 
@@ -272,6 +273,13 @@ class RowLayout:
             if sample and not sequence.request.sampling.greedy
         ]
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
+        pairs = zip(step.sequences, step.samples, strict=True)
+        # Rows that sample a token of a constrained sequence.
+        self.constrained = [
+            row
+            for row, (each, sample) in enumerate(pairs)
+            if sample and each.constraint is not None
+        ]
 
     def fits(self, step: StepBuilder) -> bool:
         """Whether `step` has the same rows. The result is False for a step that introduces

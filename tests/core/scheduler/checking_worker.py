@@ -12,6 +12,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from tgi.backend import (
@@ -36,8 +37,20 @@ def start_print(adapter, encoder_tokens):
     return fingerprint(adapter, tuple(encoder_tokens)) if len(encoder_tokens) else adapter
 
 
-def choose(print_, draw):
-    return (hash((print_, round(float(draw) * 2**24))) & 0xFFFF) % VOCAB_SIZE
+def choose(print_, draw, allowed=None):
+    """Return one of the token ids `allowed`, or any token id if it is None."""
+    number = hash((print_, round(float(draw) * 2**24))) & 0xFFFF
+    return number % VOCAB_SIZE if allowed is None else sorted(allowed)[number % len(allowed)]
+
+
+def allowed_tokens(step):
+    """Return the token ids that the masks of a step allow, by row."""
+    if step.masks is None or not len(step.masks.row):
+        return {}
+    words = step.masks.words.reshape(len(step.masks.row), -1).view(np.uint8)
+    bits = np.unpackbits(words, axis=1, bitorder="little")
+    rows = step.masks.row.tolist()
+    return {row: np.flatnonzero(bits[i]).tolist() for i, row in enumerate(rows)}
 
 
 def score(print_):
@@ -109,9 +122,27 @@ class CheckingWorker:
         assert len(self.places) <= limits.max_sequences
         self._check_rows(step)
         self._check_encoders(step)
+        self._check_masks(step)
         self.steps.append(
             (step, set().union(*(self.places[handle] for handle in rows.sequence.tolist())))
         )
+
+    def submit_masks(self, masks):
+        """Add late masks to the step in flight that waits for them."""
+        for place, (step, places) in enumerate(self.steps):
+            if step.step_id == masks.step_id:
+                assert step.mask == "late"
+                assert step.masks is None
+                self.steps[place] = msgspec.structs.replace(step, masks=masks), places
+                return
+        raise AssertionError("masks were sent for a step that is not in flight")
+
+    def _check_masks(self, step):
+        feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
+        assert feature is None or self.agreement.has(feature)
+        assert (step.masks is not None) == (step.mask == "inline")
+        for row in allowed_tokens(step):
+            assert step.rows.sample[row]
 
     def _check_budgets(self, step):
         """Check the token budgets. Only a row with one input token may generate several tokens, at
@@ -213,6 +244,7 @@ class CheckingWorker:
     def collect(self):
         """Return the oldest step and its result, or None instead of a result if the step failed."""
         step, _ = self.steps.popleft()
+        assert step.mask != "late" or step.masks is not None, "a step waits for its masks"
         for handle in step.dropped:
             del self.sequences[handle]
         for new in step.added:
@@ -235,6 +267,7 @@ class CheckingWorker:
 
     def _run(self, step):
         rows, tokens, ptr, scores, errors = step.rows, [], [0], [], []
+        allowed = allowed_tokens(step)
         cursor = 0
         for row in range(rows.num_rows):
             handle, start, count = (int(a[row]) for a in (rows.sequence, rows.start, rows.count))
@@ -249,7 +282,8 @@ class CheckingWorker:
                     errors.append(RowError(handle, "row"))
                     sequence.is_broken = True
                 else:
-                    tokens += self._choose(sequence, start + count, print_, self._draws(step, row))
+                    draws = self._draws(step, row)
+                    tokens += self._choose(sequence, start + count, print_, draws, allowed.get(row))
             ptr.append(len(tokens))
         n = len(tokens)
         empty = np.empty(0, np.int32)
@@ -279,7 +313,7 @@ class CheckingWorker:
             *further[: random.Random(step.step_id + row).randint(0, len(further))],
         ]
 
-    def _choose(self, sequence, end, print_, draws):
+    def _choose(self, sequence, end, print_, draws, allowed):
         """Generate one token for each draw. All tokens except the last one are also written to the
         cache.
         """
@@ -287,7 +321,7 @@ class CheckingWorker:
         for draw in draws:
             if len(sequence.tokens) > end:
                 print_, _ = self._write(sequence, len(sequence.tokens) - 1, sequence.tokens[-1:])
-            sequence.tokens.append(choose(print_, draw))
+            sequence.tokens.append(choose(print_, draw, allowed))
         return sequence.tokens[end:]
 
     def _write(self, sequence, start, row_tokens):
