@@ -131,22 +131,22 @@ class IncompleteDetails(msgspec.Struct):
 
 
 class Reasoning(msgspec.Struct):
-    """The settings for reasoning, which is not supported."""
+    """The settings of the reasoning in the request. The server creates no summaries."""
 
-    effort: None
+    effort: str | None
     summary: None
 
 
 class TextFormat(msgspec.Struct):
-    """The format of the text."""
+    """The format of a text without constraints."""
 
     type: Literal["text"]
 
 
 class ResponseText(msgspec.Struct):
-    """The settings of the output text."""
+    """The settings of the output text. `format` is that of the request."""
 
-    format: TextFormat
+    format: Any
 
 
 class Response(msgspec.Struct, kw_only=True):
@@ -170,8 +170,8 @@ class Response(msgspec.Struct, kw_only=True):
     store: Literal[False]
     temperature: float
     text: ResponseText
-    tool_choice: Literal["auto"]
-    tools: list[Any]
+    tool_choice: Any  # that of the request
+    tools: list[Any]  # those of the request
     top_logprobs: U32
     top_p: float
     truncation: Literal["disabled"]

@@ -63,14 +63,16 @@ class ResponseBuilder:
             metadata=body.metadata or {},
             model=self.model,
             output=[],
-            parallel_tool_calls=True,
+            parallel_tool_calls=body.parallel_tool_calls is not False,
             previous_response_id=None,
-            reasoning=Reasoning(effort=None, summary=None),
+            reasoning=Reasoning(
+                None if body.reasoning is None else body.reasoning.effort, summary=None
+            ),
             store=False,
             temperature=1.0 if body.temperature is None else body.temperature,
-            text=ResponseText(TextFormat("text")),
-            tool_choice="auto",
-            tools=[],
+            text=ResponseText((body.text and body.text.format) or TextFormat("text")),
+            tool_choice=body.tool_choice or "auto",
+            tools=body.tools or [],
             top_logprobs=body.top_logprobs or 0,
             top_p=1.0 if body.top_p is None else body.top_p,
             truncation="disabled",
@@ -124,6 +126,7 @@ class ResponseWriter:
         self._next_number = 0
         self._items: list[Item] = []
         self._open_item: Item | None = None
+        self._held_logprobs: list[ChatLogprob] = []
 
     @property
     def has_begun(self) -> bool:
@@ -146,10 +149,7 @@ class ResponseWriter:
         if self._is_plain:
             events = self._plain_text(token.plain_text, logprobs)
         else:
-            events = ""
-            for part in token.parts:
-                events += self._part(part, logprobs)
-                logprobs = [] if isinstance(part, TextPart) else logprobs
+            events = self._parts(token.parts, self._held_logprobs + logprobs)
         return events if token.result is None else events + self._ending(token.result)
 
     def whole(self, result: GeneratedSequence) -> Response:
@@ -170,6 +170,18 @@ class ResponseWriter:
     def _plain_text(self, text: str, logprobs: Sequence[ChatLogprob]) -> str:
         assert isinstance(self._open_item, MessageItem), "the message begins before the tokens"
         return self._open_item.add_text(text, logprobs) if text or logprobs else ""
+
+    def _parts(self, parts: Sequence[OutputPart], logprobs: list[ChatLogprob]) -> str:
+        """The events of the parts of a token. The log probabilities of tokens whose text is held
+        back are added with the text.
+        """
+        is_held = not parts and isinstance(self._open_item, MessageItem)
+        self._held_logprobs = logprobs if is_held else []
+        events = ""
+        for part in parts:
+            events += self._part(part, logprobs)
+            logprobs = [] if isinstance(part, TextPart) else logprobs
+        return events
 
     def _part(self, part: OutputPart, logprobs: Sequence[ChatLogprob]) -> str:
         if isinstance(part, ToolCallEnd):
