@@ -1,6 +1,8 @@
 """Splits generated text into reasoning, tool calls and the final text."""
 
 from tgi.text.output.formats import REASONING_PARSERS, TOOL_CALL_PARSERS, OutputFormats
+from tgi.text.output.items import CallItem, OutputItem, ReasoningItem, TextItem, join_parts
+from tgi.text.output.json_scanner import complete_members
 from tgi.text.output.parser import OutputParser
 from tgi.text.output.parts import (
     OutputPart,
@@ -23,12 +25,16 @@ __all__ = [
     "PLAIN",
     "REASONING_PARSERS",
     "TOOL_CALL_PARSERS",
+    "CallItem",
     "OutputFormats",
+    "OutputItem",
     "OutputParser",
     "OutputPart",
     "OutputStyle",
     "ReasoningFormat",
+    "ReasoningItem",
     "ReasoningPart",
+    "TextItem",
     "TextPart",
     "ToolCallArguments",
     "ToolCallBegin",
@@ -36,4 +42,6 @@ __all__ = [
     "ToolChoice",
     "ToolDefinition",
     "ToolFormat",
+    "complete_members",
+    "join_parts",
 ]

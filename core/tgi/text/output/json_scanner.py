@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import final
 
-__all__ = ["JsonScanner"]
+__all__ = ["JsonScanner", "complete_members"]
 
 _SPACE = " \t\n\r"
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]+')  # characters of a string that need no attention
@@ -45,6 +45,7 @@ class JsonScanner:
         # The number of characters at the end of the text so far that belong to an incomplete escape
         # sequence. A surrogate pair is one escape sequence.
         self.num_open = 0
+        self.num_members = 0  # number of complete members of the outermost object or array
         self._stack: list[str] = []  # the open brackets
         self._state = "value"
         self._number = ""
@@ -133,6 +134,7 @@ class JsonScanner:
     def _end_value(self) -> None:
         self._state = "after value"
         self.is_complete = not self._stack
+        self.num_members += len(self._stack) == 1
 
     def _read_number(self, character: str) -> bool:
         kind = character
@@ -186,3 +188,19 @@ class JsonScanner:
             if int(self._escape, 16) not in _HIGH_SURROGATES:
                 self.num_open = 0
         return True
+
+
+def complete_members(text: str) -> str:
+    """The JSON object that consists of the complete members of `text`, which is an object or the
+    start of an object.
+    """
+    scanner, end = JsonScanner(), 0
+    for position, character in enumerate(text):
+        num_members = scanner.num_members
+        scanner.push(character)
+        if scanner.num_members > num_members:
+            # A number ends with the character after it.
+            end = position + (character not in ", \t\n\r")
+    if scanner.is_complete:
+        return text
+    return text[:end] + "}" if end else "{}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -33,9 +34,16 @@ BODIES = {
 
 @dataclasses.dataclass(frozen=True)
 class NamedFormat:
-    """A tool format whose constraint contains the arguments with which it was requested."""
+    """A tool format whose constraint contains the arguments with which it was requested. The whole
+    output is text.
+    """
 
     name: str = "named"
+    markers: tuple[str, ...] = ()
+    new_call_id: Callable[[], str] = str
+
+    def parse(self, reader, writer, tools):
+        yield from reader.rest(writer.text)
 
     def constraint(self, tools, choice, *, is_parallel):
         schemas = {tool.name: json.loads(tool.parameters) for tool in tools}

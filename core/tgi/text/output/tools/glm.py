@@ -57,14 +57,21 @@ class GlmFormat:
     def constraint(
         self, tools: Sequence[ToolDefinition], choice: ToolChoice, *, is_parallel: bool
     ) -> Constraint:
-        """See `ToolFormat`. A string may be any text without the end tag. An object whose schema
-        does not list its properties may have any keys.
+        """See `ToolFormat`. A string may be any text without the end tag, so that its pattern and
+        its length are not enforced. An object whose schema lists no properties may have any keys.
         """
         start, end, key, key_end, value, value_end = (
             marker(text, self.special_ids) for text in self.markers
         )
-        pair = f'{key} {{}} {key_end} "\\n" {value} {{}} {value_end} "\\n"'
-        lines = [r"KEY: /[^<\n]+/", r"STRING: /([^<]|<[^\/])*/"]
+        pair = f'{key} {{}} {key_end} "\\n" {value} {{}} "\\n"'
+        is_special = _VALUE_END in self.special_ids
+        # A string ends with the first end tag.
+        lines = [
+            r"KEY: /[^<\n]+/",
+            r"STRING: /(.|\n)*/",
+            f"string{'' if is_special else '[lazy]'}: STRING {value_end}",
+            f"end: {value_end}",
+        ]
         names = []
         for index, tool in enumerate(tools):
             names.append(f"call_{index}")
@@ -79,17 +86,21 @@ def _pair_rules(tool: ToolDefinition, index: int, pair: str, lines: list[str]) -
     """Add the rules of the values of a tool to `lines`. Returns the expression of all pairs."""
     properties = _properties(tool)
     if not properties:
-        return f" ({pair.format('KEY', 'STRING')})*"
+        return f" ({pair.format('KEY', 'string')})*"
     schema: Any = msgspec.json.decode(tool.parameters)
     required = schema.get("required", ())
     definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     found = ""
     for place, (name, value_schema) in enumerate(properties.items()):
-        value = "STRING"
-        if not _is_string(value_schema):
+        value = "string"
+        choices = _choices(value_schema)
+        if choices:
+            value = f"({' | '.join(map(literal, choices))}) end"
+        elif not _is_string(value_schema):
             value = f"value_{index}_{place}"
             whole = definitions | value_schema if isinstance(value_schema, dict) else value_schema
             lines.append(f"{value}: %json {msgspec.json.encode(whole).decode()}")
+            value += " end"
         mark = "" if name in required else "?"
         found += f" ({pair.format(literal(name), value)}){mark}"
     return found
@@ -99,6 +110,14 @@ def _properties(tool: ToolDefinition) -> dict[str, Any]:
     schema: Any = msgspec.json.decode(tool.parameters)
     properties = schema.get("properties") if isinstance(schema, dict) else None
     return properties if isinstance(properties, dict) else {}
+
+
+def _choices(schema: object) -> list[str]:
+    """The values of a string whose schema lists them. The list is empty for other schemas."""
+    if not isinstance(schema, dict) or not _is_string(schema):
+        return []
+    values = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    return [value for value in values if isinstance(value, str)]
 
 
 def _is_string(schema: object) -> bool:

@@ -77,7 +77,8 @@ class GptOssFormat:
             end = marker(_END, self.special_ids)
             lines += [
                 f'final: {channel} "final" {message} TEXT',
-                f'preamble: {channel} "commentary" {message} TEXT {end} {start} "assistant"',
+                f'preamble: {channel} "commentary" {message} commentary {start} "assistant"',
+                f"commentary{'' if _END in self.special_ids else '[lazy]'}: TEXT {end}",
                 r"TEXT: /(.|\n)*/",
             ]
         return Constraint("lark", "\n".join([start_rule, *lines, ""]))

@@ -46,7 +46,7 @@ class JsonCallFormat:
     @property
     def markers(self) -> tuple[str, ...]:
         """The texts of the format that may be special tokens."""
-        return (*self.starts, self.end)
+        return (*self.starts, self.end) if self.end else self.starts
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

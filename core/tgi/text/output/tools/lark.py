@@ -45,6 +45,8 @@ def marker(text: str, special_ids: Mapping[str, int]) -> str:
 def tool_schema(tool: ToolDefinition) -> str:
     """The JSON schema of a tool's arguments, which are always an object."""
     schema: Any = msgspec.json.decode(tool.parameters)
+    if schema is True:
+        schema = {}
     if isinstance(schema, dict) and "type" not in schema:
         schema = {"type": "object", **schema}
     return msgspec.json.encode(schema).decode()
@@ -60,7 +62,7 @@ def call_rules(
     names = " | ".join(f"call_{index}" for index in range(len(tools)))
     lines = [f"call: {names}"]
     for index, tool in enumerate(tools):
-        before, after = around(json.dumps(tool.name))
+        before, after = around(json.dumps(tool.name, ensure_ascii=False))
         end = f" {literal(after)}" if after else ""
         lines.append(f"call_{index}: {literal(before)} {middle} arguments_{index}{end}")
         lines.append(f"arguments_{index}: %json {tool_schema(tool)}")

@@ -24,6 +24,8 @@ __all__ = ["NO_TOOL", "TgiFormat"]
 NO_TOOL = "no_tool"
 """The name of the function that a model calls if no tool is suitable. TGI defines this name."""
 
+_APPLICATORS = ("$ref", "allOf", "anyOf", "oneOf")
+_DEFINITIONS = ("$defs", "definitions")
 _FUNCTION, _NAME = "function", "_name"
 
 
@@ -93,7 +95,12 @@ def _named_schema(tool: ToolDefinition) -> str:
     """The schema of the arguments with the name of the tool as the first member."""
     schema: Any = msgspec.json.decode(tool_schema(tool))
     schema = schema if isinstance(schema, dict) else {"type": "object"}
-    properties = {_NAME: {"const": tool.name}, **schema.get("properties", {})}
-    required = [_NAME, *schema.get("required", ())]
-    named = {**schema, "properties": properties, "required": required}
-    return msgspec.json.encode(named).decode()
+    named: Any = {"properties": {_NAME: {"const": tool.name}}, "required": [_NAME]}
+    if any(keyword in schema for keyword in _APPLICATORS):
+        # The first schema determines the order of the members.
+        definitions = {name: schema.pop(name) for name in _DEFINITIONS if name in schema}
+        whole = {**definitions, "type": "object", "allOf": [named, schema]}
+    else:
+        named["properties"] |= schema.get("properties", {})
+        whole = {**schema, **named, "required": [_NAME, *schema.get("required", ())]}
+    return msgspec.json.encode(whole).decode()
