@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-<<<<<<< HEAD
-from typing import Protocol, final
-=======
 from typing import TYPE_CHECKING, Protocol, final
->>>>>>> outputs
 
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import OutputQueue, SequenceStream
-from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
-<<<<<<< HEAD
-from tgi.text.output import OutputFormats
-=======
 from tgi.text.output.formats import OutputFormats
 
 if TYPE_CHECKING:
     from tgi.grammar.vocabulary import VocabularyData
->>>>>>> outputs
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -115,9 +106,5 @@ class ServerState:
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
     span_exporter: SpanExporter | None = None  # None disables traces
-<<<<<<< HEAD
-    # The formats of tool calls and of reasoning.
-=======
     # The formats of reasoning and tool calls in the output of the model.
->>>>>>> outputs
     output_formats: OutputFormats = field(default_factory=OutputFormats)
