@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, final
 
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import OutputQueue, SequenceStream
-from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
+from tgi.text.output.formats import OutputFormats
+
+if TYPE_CHECKING:
+    from tgi.grammar.vocabulary import VocabularyData
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -103,3 +106,5 @@ class ServerState:
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
     span_exporter: SpanExporter | None = None  # None disables traces
+    # The formats of reasoning and tool calls in the output of the model.
+    output_formats: OutputFormats = field(default_factory=OutputFormats)

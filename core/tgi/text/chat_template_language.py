@@ -89,9 +89,11 @@ class CompiledTemplate:
 
     def _prepared(self, message: Message) -> dict[str, Any]:
         """Return the message in the form that templates expect. Fields that are null are removed,
-        and the reasoning is stored under the names that templates use.
+        except the content. The reasoning is stored under the names that templates use.
         """
-        fields = {name: value for name, value in message.items() if value is not None}
+        fields = {
+            name: value for name, value in message.items() if value is not None or name == "content"
+        }
         content = fields.get("content")
         if isinstance(content, list) and not self.takes_parts:
             fields["content"] = "".join(

@@ -38,6 +38,7 @@ class FakeEngine:
         self.streams: list[SequenceStream] = []
         self.aborted: list[int] = []
         self.listeners = []
+        self.vocabularies = []
 
     def submit(self, request, outputs):
         stream = SequenceStream(len(self.streams), request, outputs, self.aborted.append)
@@ -46,6 +47,9 @@ class FakeEngine:
         for output in self._echo(stream) if self.outputs is None else self.outputs:
             stream.put(msgspec.structs.replace(output, sequence_id=stream.sequence_id))
         return stream
+
+    def set_vocabulary(self, data):
+        self.vocabularies.append(data)
 
     def add_stats_listener(self, listener):
         self.listeners.append(listener)

@@ -1,0 +1,254 @@
+"""The grammars of tool calls: the calls that they allow, and the calls that they reject."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.core.text.output.parsing import items_of, parts_of
+from tests.core.text.output.transcripts import (
+    CALLS,
+    CALLS_END,
+    NOW,
+    PARIS,
+    TEMPLATES,
+    TIMER,
+    WEATHER,
+    deepseek,
+    deepseek_31,
+    glm,
+    harmony,
+    hermes,
+)
+from tgi.grammar.compile import compile_constraint
+from tgi.grammar.matcher import Matcher
+from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.text.output import OutputFormats, ToolChoice, ToolDefinition
+from tgi.types import Guidance
+
+NUM_BYTES = 256
+EOS = NUM_BYTES
+
+
+def granite(arguments, name="get_weather"):
+    return f'<|tool_call|>[{{"name": "{name}", "arguments": {arguments}}}]'
+
+
+def llama(arguments, name="get_weather"):
+    return f'{{"name": "{name}", "parameters": {arguments}}}'
+
+
+def mistral(arguments, name="get_weather"):
+    return f'[TOOL_CALLS][{{"name": "{name}", "arguments": {arguments}}}]'
+
+
+def glm_call(arguments, name="get_weather"):
+    values = json.loads(arguments)
+    return glm(name, **{k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()})
+
+
+def tgi(arguments, name="get_weather"):
+    rest = arguments[1:] if arguments == "{}" else f", {arguments[1:]}"
+    return f'{{"function": {{"_name": "{name}"{rest}}}'
+
+
+# A function that writes a call, and the text between two calls, or None if there is one call only.
+FORMATS = {
+    "hermes": (hermes, "\n"),
+    "llama3_json": (llama, "; "),
+    "mistral": (mistral, None),
+    "mistral named": (
+        lambda arguments, name="get_weather": f"[TOOL_CALLS]{name}[ARGS]{arguments}",
+        "",
+    ),
+    "deepseek v3": (
+        lambda arguments, name="get_weather": f"{CALLS}{deepseek(name, arguments)}{CALLS_END}",
+        None,
+    ),
+    "deepseek v3.1": (
+        lambda arguments, name="get_weather": f"{CALLS}{deepseek_31(name, arguments)}{CALLS_END}",
+        None,
+    ),
+    "granite": (granite, None),
+    "glm45": (glm_call, "\n"),
+    "gpt_oss": (
+        lambda arguments, name="get_weather": harmony(
+            f"commentary to=functions.{name} <|constrain|>json", arguments, ""
+        ),
+        None,
+    ),
+    "tgi": (tgi, None),
+}
+
+
+class Walk:
+    """Compiles the grammar of a format and walks through outputs. The vocabulary has one token per
+    byte, EOS, and the markers of the format if they are special tokens.
+    """
+
+    def __init__(self, name, choice, *, is_parallel=True, is_special=False, tools=None):
+        markers = OutputFormats.detect(TEMPLATES[name], {}).tool_format.markers
+        self.markers = markers if is_special else ()
+        self.ids = {marker: EOS + 1 + place for place, marker in enumerate(self.markers)}
+        self.format = OutputFormats.detect(TEMPLATES[name], self.ids).tool_format
+        self.tools = tools or (WEATHER, TIMER, NOW)
+        tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
+        tokens += [b"<eos>", *(marker.encode() for marker in self.markers)]
+        special = [EOS, *self.ids.values()]
+        self.vocabulary = Vocabulary(VocabularyData(tokens, special, (EOS,), len(tokens)))
+        constraint = self.format.constraint(self.tools, choice, is_parallel=is_parallel)
+        self.start = Matcher(self.vocabulary, Guidance(compile_constraint(constraint)))
+
+    def ids_of(self, text):
+        while text:
+            marker = next((m for m in self.markers if text.startswith(m)), None)
+            if marker is None:
+                yield from text[0].encode()
+                text = text[1:]
+            else:
+                yield self.ids[marker]
+                text = text[len(marker) :]
+
+    def allows(self, text, *, is_whole=True):
+        """Whether the grammar allows the text, and an end after it."""
+        matcher = self.start.copy()
+        words = np.zeros(self.vocabulary.mask_width, np.int32)
+        for token in [*self.ids_of(text), *[EOS] * is_whole]:
+            matcher.fill(words)
+            if matcher.error or not words[token // 32] >> (token % 32) & 1:
+                return False
+            if token != EOS:
+                matcher.accept(token)
+        return True
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize("choice", ToolChoice)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_follows_the_schema(name, choice, is_special):
+    walk, (write, _) = Walk(name, choice, is_special=is_special), FORMATS[name]
+    assert walk.allows(write(PARIS))
+    assert walk.allows(write('{"city": "<x", "days": 3}'))
+    assert walk.allows(write("{}", "now"))
+    assert not walk.allows(write('{"minutes": "x"}', "set_timer"))
+    assert not walk.allows(write("{}", "set_timer"))
+    assert not walk.allows(write('{"minutes": 1, "other": 2}', "set_timer"))
+    assert not walk.allows(write(PARIS, "later"))
+    assert not walk.allows(write(PARIS)[:-1])
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_text_is_allowed_unless_a_call_is_required(name, is_special):
+    text = "Some text, <b>tags</b>, [1], {}.\n"
+    if name == "gpt_oss":
+        text = harmony("final", text, "")
+    assert Walk(name, ToolChoice.AUTO, is_special=is_special).allows(text)
+    assert not Walk(name, ToolChoice.REQUIRED, is_special=is_special).allows(text, is_whole=False)
+    assert not Walk(name, ToolChoice.REQUIRED, is_special=is_special).allows("")
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("llama3_json", "tgi")])
+def test_a_call_may_follow_a_text(name):
+    text = "Wait. "
+    if name == "gpt_oss":
+        text = harmony("commentary", "Wait.") + "<|start|>assistant"
+    for is_special in (False, True):
+        walk, (write, _) = Walk(name, ToolChoice.AUTO, is_special=is_special), FORMATS[name]
+        assert walk.allows(text + write(PARIS))
+        assert not walk.allows(text + write('{"days": 3}'))
+
+
+@pytest.mark.parametrize("choice", ToolChoice)
+@pytest.mark.parametrize(
+    "name", [name for name, (_, between) in FORMATS.items() if between is not None]
+)
+def test_several_calls_are_allowed_only_in_parallel(name, choice):
+    write, between = FORMATS[name]
+    both = write(PARIS) + between + write("{}", "now")
+    assert Walk(name, choice).allows(both)
+    assert not Walk(name, choice, is_parallel=False).allows(both)
+
+
+@pytest.mark.parametrize("choice", ToolChoice)
+@pytest.mark.parametrize(
+    ("name", "both"),
+    [
+        ("mistral", mistral(PARIS)[:-1] + ', {"name": "now", "arguments": {}}]'),
+        ("granite", granite(PARIS)[:-1] + ', {"name": "now", "arguments": {}}]'),
+        (
+            "deepseek v3",
+            f"{CALLS}{deepseek('get_weather', PARIS)}\n{deepseek('now', '{}')}{CALLS_END}",
+        ),
+        (
+            "deepseek v3.1",
+            f"{CALLS}{deepseek_31('get_weather', PARIS)}{deepseek_31('now', '{}')}{CALLS_END}",
+        ),
+    ],
+)
+def test_one_block_contains_several_calls_only_in_parallel(name, both, choice):
+    assert Walk(name, choice).allows(both)
+    assert not Walk(name, choice, is_parallel=False).allows(both)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_parser_recognizes_the_calls_of_the_grammar(name):
+    write, _ = FORMATS[name]
+    walk = Walk(name, ToolChoice.REQUIRED)
+    style = OutputFormats(walk.format).for_request(walk.tools, "")
+    for arguments in (PARIS, '{"city": "<x", "days": 3}'):
+        assert walk.allows(write(arguments))
+        assert items_of(parts_of(style, [write(arguments)])) == [("call", "get_weather", arguments)]
+
+
+@pytest.mark.parametrize("name", ["llama3_json", "tgi"])
+def test_a_json_text_is_allowed_beside_calls_without_markers(name):
+    walk = Walk(name, ToolChoice.AUTO)
+    assert walk.allows('{"city": "Paris"}')
+    assert walk.allows("\n")
+    assert walk.allows("")
+
+
+def test_tgis_function_for_no_tool_is_allowed():
+    output = '{"function": {"_name": "no_tool"}}'
+    assert Walk("tgi", ToolChoice.AUTO).allows(output)
+    assert not Walk("tgi", ToolChoice.REQUIRED).allows(output)
+
+
+ODD_SCHEMAS = [
+    "{}",
+    "true",
+    '{"properties": {"a": {}}}',
+    '{"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "null"}}}',
+    '{"type": "object", "required": ["a"]}',
+    '{"anyOf": [{"type": "object", "properties": {"a": {"type": "null"}}}]}',
+]
+
+
+@pytest.mark.parametrize("schema", ODD_SCHEMAS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_arguments_are_an_object_for_every_schema(name, schema):
+    walk = Walk(name, ToolChoice.REQUIRED, tools=(ToolDefinition("now", None, schema),))
+    write, _ = FORMATS[name]
+    assert walk.allows(write('{"a": null}', "now"))
+    if name != "glm45":
+        assert not walk.allows(write("[]", "now"))
+
+
+@pytest.mark.parametrize("tool_name", ['a"b', "a\\b", "ü", "a.b-c_d", "a/b"])
+@pytest.mark.parametrize("name", ["hermes", "llama3_json", "granite", "tgi"])
+def test_unusual_names_are_escaped(name, tool_name):
+    tool = ToolDefinition(tool_name)
+    walk = Walk(name, ToolChoice.REQUIRED, tools=(tool,))
+    write, _ = FORMATS[name]
+    output = write("{}", json.dumps(tool_name, ensure_ascii=False)[1:-1])
+    assert walk.allows(output)
+    style = OutputFormats(walk.format).for_request((tool,), "")
+    assert items_of(parts_of(style, [output])) == [("call", tool_name, "{}")]
+
+
+def test_a_value_of_glm_is_one_of_the_choices():
+    schema = '{"type": "object", "properties": {"unit": {"type": "string", "enum": ["C", "F"]}}}'
+    walk = Walk("glm45", ToolChoice.REQUIRED, tools=(ToolDefinition("now", None, schema),))
+    assert walk.allows(glm("now", unit="F"))
+    assert not walk.allows(glm("now", unit="K"))
