@@ -254,13 +254,13 @@ def test_a_worker_without_masks_gets_no_constrained_sequence():
 
 
 def test_a_constraint_that_missed_a_token_breaks_an_invariant():
-    class Deaf(FakeConstraint):
+    class IgnoringTokens(FakeConstraint):
         def accept(self, token_id):
             pass
 
     simulation = Simulation(make(features=INLINE))
     request = Request("r", [1, 2], GREEDY, 0, 9)
-    simulation.scheduler.add(0, request, (), Deaf(FakeGrammar(1)))
+    simulation.scheduler.add(0, request, (), IgnoringTokens(FakeGrammar(1)))
     simulation.worker.submit(simulation.scheduler.schedule())
     _, output = simulation.worker.collect()
     simulation.scheduler.update(output)

@@ -55,7 +55,7 @@ class FakeMatcher:
         return self._kind != "dead" and len(self.output) >= self._length
 
     def accept(self, token_id):
-        if self._kind == "deaf":
+        if self._kind == "rejecting":
             self.error = f"token {token_id} is not allowed"
         self.output.append(token_id)
 

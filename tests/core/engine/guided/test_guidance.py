@@ -70,7 +70,7 @@ def test_without_a_vocabulary_a_guided_sequence_ends_with_an_error():
     [
         ("invalid:1", "keyword `not`"),
         ("dead:2", "no token is allowed"),
-        ("deaf:9", "is not allowed"),
+        ("rejecting:9", "is not allowed"),
     ],
 )
 @pytest.mark.parametrize("depth", [1, 2])
