@@ -56,7 +56,7 @@ class Frontend:
         exporter. Callbacks that stop the template process and the exporter are added to `parts`.
         """
         tokenizer, chat_template = await asyncio.to_thread(read_texts, options, model)
-        output_formats = _output_formats(tokenizer, chat_template)
+        output_formats = _output_formats(options, tokenizer, chat_template)
         renderer = await _start_chat_template(chat_template, parts)
         exporter = _start_traces(options, parts)
         return cls(options, environment, model, tokenizer, renderer, output_formats, exporter)
@@ -117,11 +117,20 @@ def _unknown_tokens_line(tokenizer: Tokenizer, agreement: Agreement) -> str | No
     )
 
 
-def _output_formats(tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> OutputFormats:
-    """Choose the formats of tool calls and reasoning from all chat templates of the model."""
+def _output_formats(
+    options: ServeOptions, tokenizer: Tokenizer, chat_template: ChatTemplate | None
+) -> OutputFormats:
+    """Choose the formats of tool calls and reasoning from all chat templates of the model, unless
+    options name the formats.
+    """
     sources = {} if chat_template is None else chat_template.sources
     special_ids = {tokenizer.token_text(number): number for number in tokenizer.special_ids}
-    return OutputFormats.detect("\n".join(sources.values()), special_ids)
+    return OutputFormats.detect(
+        "\n".join(sources.values()),
+        special_ids,
+        tool_call_parser=options.tool_call_parser,
+        reasoning_parser=options.reasoning_parser,
+    )
 
 
 def _start_traces(options: ServeOptions, parts: AsyncExitStack) -> SpanExporter | None:

@@ -1,1 +1,1 @@
-"""Grammars and token masks. Empty until the routes accept grammars."""
+"""Grammars, and the token masks that enforce them."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol, final
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import OutputQueue, SequenceStream
-from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter

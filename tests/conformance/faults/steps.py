@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.conformance.faults.wrappers import struct
-from tgi.backend import RowError, StepTimes, empty_int32
+from tgi.backend import RowError, StepError, StepTimes, empty_int32
 
 
 def off_by_one_block(batch):
@@ -95,6 +95,51 @@ def draw_by_row():
 
 def mask_ignored():
     return lambda step: struct(step, mask="none", masks=None)
+
+
+def in_mask_words(change):
+    """Change the words of the masks, int32 [masks, width], with `change(words)`, which modifies
+    them.
+    """
+
+    def change_step(step):
+        if step.masks is None or not len(step.masks.row):
+            return step
+        words = step.masks.words.reshape(len(step.masks.row), -1).copy()
+        change(words)
+        return struct(step, masks=struct(step.masks, words=words.reshape(-1)))
+
+    return lambda: change_step
+
+
+def no_token_means_every_token(words):
+    words[~words.any(axis=1)] = -1
+
+
+def no_token_fails_the_step(words):
+    if not words.any(axis=1).all():
+        raise StepError("no token is allowed", retryable=False)
+
+
+def special_tokens_are_never_allowed(words):
+    words[:, 0] &= ~0b1111
+
+
+def last_token_of_a_mask_is_never_allowed(words):
+    words[words.astype(bool).sum(axis=1) == 1] = 0
+
+
+def words_above_a_mask_allow_everything(words):
+    """The words after the last allowed token allow every token."""
+    for mask in words:
+        mask[np.flatnonzero(mask)[-1] + 1 :] = -1
+
+
+def masks_end_with_a_whole_word(words):
+    """The bits above the last allowed token of a word allow every token."""
+    for mask in words:
+        last = np.flatnonzero(mask)[-1]
+        mask[last] = -1
 
 
 def mask_of_the_next_row():

@@ -227,6 +227,15 @@ def test_a_dead_end_ends_only_its_sequence(depth, features):
     assert len(simulation.streams[0].tokens) == 3
 
 
+def test_a_step_that_the_worker_rejected_gets_no_masks():
+    simulation = Simulation(make(features=LATE))
+    simulation.add([1, 2], 9, grammar_with(masked=True))
+    step = simulation.scheduler.schedule()
+    assert step.mask == "late"
+    simulation.scheduler.fail_step(step.step_id, "step", True)
+    assert simulation.scheduler.take_late_masks() == []
+
+
 def test_an_aborted_sequence_releases_its_constraint():
     simulation = Simulation(make(features=BOTH))
     simulation.add([1, 2], 9, FakeGrammar(2), {"ready": Switch()})

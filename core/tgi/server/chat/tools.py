@@ -36,7 +36,7 @@ DEFAULT_TOOL_PROMPT = (
 
 _NAME = re.compile(r"[\w.:/-]{1,128}")
 _NO_PARAMETERS = ToolDefinition.parameters
-_ANY_ARGUMENTS = '{"type":"object"}'
+_ANY_ARGUMENTS = '{ "type": "object" }'  # a JSON schema
 _MAX_SHOWN = 64
 _MANY_TOOLS = 64
 _MANY_CHARACTERS = 1 << 16  # of the schemas of all tools

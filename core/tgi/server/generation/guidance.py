@@ -8,18 +8,18 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from tgi.errors import ValidationError
+from tgi.grammar.compile import check_grammar, compile_constraint
 from tgi.grammar.constraint import Constraint, GrammarError
+from tgi.grammar.vocabulary import Vocabulary, VocabularyData
 from tgi.server.generation.constraints import check_schema, tgi_constraint
 from tgi.server.generation.parameters import Grammar, TextRequest
 from tgi.server.state import Engine
 from tgi.text import Tokenizer
+from tgi.text.grammar_vocabulary import read_vocabulary
 from tgi.types import Guidance, ReasoningLimits
-
-if TYPE_CHECKING:
-    from tgi.grammar.vocabulary import Vocabulary, VocabularyData
 
 __all__ = ["CompiledGrammars", "GrammarSteps", "GuidanceCompiler"]
 
@@ -38,9 +38,6 @@ class GrammarSteps:
         """Compile a constraint and check its grammar. Raises `GrammarError`, and `ValidationError`
         for a constraint of TGI that is not supported.
         """
-        # The library is imported at the first constrained request: it takes time and memory.
-        from tgi.grammar.compile import check_grammar, compile_constraint  # noqa: PLC0415
-
         if isinstance(constraint, Grammar):
             constraint = tgi_constraint(constraint)
         elif constraint.kind == "json_schema":
@@ -55,9 +52,6 @@ class GrammarSteps:
         """Read the vocabulary of a tokenizer, as data for the engine and as an object for checks.
         Raises `GrammarError` if the tokenizer does not allow guidance.
         """
-        from tgi.grammar.vocabulary import Vocabulary  # noqa: PLC0415 - see `compile`
-        from tgi.text.grammar_vocabulary import read_vocabulary  # noqa: PLC0415
-
         data = read_vocabulary(tokenizer, vocab_size)
         return data, Vocabulary(data)
 

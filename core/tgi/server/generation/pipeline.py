@@ -23,6 +23,7 @@ from tgi.errors import (
     RequestError,
     TemplateError,
     UnhealthyError,
+    ValidationError,
 )
 from tgi.scheduler import Request
 from tgi.server.generation.concurrency import run_all
@@ -126,13 +127,17 @@ class Admission:
         ]
 
     async def _guidance_of(self, candidate: Candidate) -> Guidance | None:
-        check(GUIDANCE_RULES, candidate)
         request = candidate.request
-        if request.is_constraint_optional and (
-            self._config.disable_grammar_support or not candidate.has_masks
-        ):
-            request = replace(request, constraint=None)
-        return await self._guidance.guidance(request)
+        try:
+            check(GUIDANCE_RULES, candidate)
+            if request.is_constraint_optional and (
+                self._config.disable_grammar_support or not candidate.has_masks
+            ):
+                request = replace(request, constraint=None)
+            return await self._guidance.guidance(request)
+        except ValidationError:
+            self._metrics.count_rejected_grammar()
+            raise
 
     def _candidate(self, request: TextRequest) -> Candidate:
         return Candidate(request, self._config, self._engine.agreement)

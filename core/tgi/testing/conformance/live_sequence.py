@@ -36,7 +36,8 @@ class LiveSequence:
     num_introduced_tokens: int = 0  # number of tokens that were sent in its `NewSequence`, or 0
     num_sent_blocks: int = 0
     # Tokens that masks allow, for consecutive output tokens. The entries are used cyclically.
-    allowed: tuple[tuple[int, ...], ...] = ()
+    # None allows every token.
+    allowed: tuple[tuple[int, ...] | None, ...] = ()
     num_given: int = 0  # number of output tokens that were sent in its `NewSequence`
     logprobs: list[float] = field(default_factory=list)  # one for each token in output[num_given:]
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
