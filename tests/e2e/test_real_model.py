@@ -43,7 +43,7 @@ SCHEMAS = (
         "type": "object",
         "properties": {
             "sky": {"enum": ["clear", "cloudy", "rainy"]},
-            "degrees": {"type": "number", "minimum": -40, "maximum": 50},
+            "degrees": {"type": "integer", "minimum": -40, "maximum": 50},
         },
         "required": ["sky", "degrees"],
         "additionalProperties": False,
