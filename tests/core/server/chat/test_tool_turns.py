@@ -228,3 +228,13 @@ async def test_incomplete_calls_and_results_are_rejected(convert, path, fields, 
     with pytest.raises(ValidationError) as caught:
         await convert(path, DUMP, **fields)
     assert str(caught.value).startswith(message)
+
+
+async def test_calls_are_rendered_by_a_template_that_tests_for_null(convert):
+    source = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' and m['content'] is none %}"
+        "{% for c in m['tool_calls'] %}{{ 'call ' + c['function']['arguments'] }}{% endfor %}"
+        "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    request = await convert(CHAT, source, messages=[HI, TURN, RESULT])
+    assert request.prompt == 'hicall {"b":"x","a":1}42'
