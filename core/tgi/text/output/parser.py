@@ -21,7 +21,6 @@ from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.parts import OutputPart
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import OutputStyle, ReasoningFormat
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.gpt_oss import parse_channels
 
 __all__ = ["OutputParser"]
@@ -33,11 +32,7 @@ class OutputParser:
 
     def __init__(self, style: OutputStyle) -> None:
         self._reader = TextReader()
-        tool_format = style.tool_format
-        self._writer = PartWriter(
-            {tool.name for tool in style.tools},
-            new_call_id if tool_format is None else tool_format.new_call_id,
-        )
+        self._writer = PartWriter({tool.name for tool in style.tools})
         self._parsing = _parse(style, self._reader, self._writer)
         self._advance()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import secrets
+from collections.abc import Collection
 from typing import final
 
 from tgi.text.output.parts import (
@@ -25,11 +26,10 @@ class PartWriter:
     end of a text is therefore written only when more text follows, or when the output ends.
     """
 
-    def __init__(self, tool_names: Collection[str], new_call_id: Callable[[], str]) -> None:
+    def __init__(self, tool_names: Collection[str]) -> None:
         self.is_reasoning = False
         self.num_complete_calls = 0
         self._tool_names = tool_names
-        self._new_call_id = new_call_id
         self._num_calls = 0
         self._parts: list[OutputPart] = []
         self._space = ""  # whitespace that belongs to the text if more text follows
@@ -73,7 +73,8 @@ class PartWriter:
     def begin_call(self, name: str) -> None:
         """Begin a tool call. Its arguments follow."""
         self.marker()
-        self._parts.append(ToolCallBegin(self._num_calls, self._new_call_id(), name))
+        call_id = f"call_{secrets.token_hex(12)}"
+        self._parts.append(ToolCallBegin(self._num_calls, call_id, name))
         self._num_calls += 1
 
     def arguments(self, text: str) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias, TypeVar, final
 
 from tgi.text.output.json_scanner import JsonScanner
@@ -95,14 +97,14 @@ class TextReader:
 
         No marker may contain another one.
         """
-        pattern = re.compile("|".join(map(re.escape, markers)))
+        search = _search_of(tuple(markers))
         while True:
-            found = pattern.search(self._text, self._position)
+            found = search.pattern.search(self._text, self._position)
             if found is not None:
                 self._emit(found.start(), emit)
                 self._position = found.end()
                 return found[0]
-            num_held = 0 if self.is_complete else self._num_held(markers)
+            num_held = 0 if self.is_complete else self._num_held(search)
             self._emit(len(self._text) - num_held, emit)
             if self.is_complete:
                 return ""
@@ -169,11 +171,32 @@ class TextReader:
         found = pattern.match(self._text, self._position)
         return self._position if found is None else found.end()
 
-    def _num_held(self, markers: Sequence[str]) -> int:
+    def _num_held(self, search: _Search) -> int:
         """The number of characters at the end of the text that may be the start of a marker."""
-        num_unread = len(self._text) - self._position
-        for length in range(min(num_unread, max(map(len, markers)) - 1), 0, -1):
-            tail = self._text[-length:]
-            if any(marker.startswith(tail) for marker in markers):
-                return length
+        text, end = self._text, len(self._text)
+        for place in range(max(self._position, end - search.max_length), end):
+            if text[place:] in search.starts:
+                return end - place
         return 0
+
+
+@final
+@dataclass(frozen=True)
+class _Search:
+    """The search for several markers. `starts` contains all texts with which a marker begins,
+    without the markers themselves.
+    """
+
+    pattern: re.Pattern[str]
+    starts: frozenset[str]
+    max_length: int  # of a start
+
+
+@cache
+def _search_of(markers: tuple[str, ...]) -> _Search:
+    starts = {marker[:length] for marker in markers for length in range(1, len(marker))}
+    return _Search(
+        re.compile("|".join(map(re.escape, markers))),
+        frozenset(starts),
+        max(map(len, starts), default=0),
+    )

@@ -5,7 +5,7 @@ that it may call.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -71,10 +71,6 @@ class ToolFormat(Protocol):
     @property
     def markers(self) -> tuple[str, ...]:
         """The texts of the format that may be special tokens."""
-
-    @property
-    def new_call_id(self) -> Callable[[], str]:
-        """A function that returns a unique id for a call."""
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -40,7 +39,6 @@ class NamedFormat:
 
     name: str = "named"
     markers: tuple[str, ...] = ()
-    new_call_id: Callable[[], str] = str
 
     def parse(self, reader, writer, tools):
         yield from reader.rest(writer.text)

@@ -175,20 +175,26 @@ async def test_markers_that_are_special_tokens(send, marked_tokenizer):
     assert message["content"] == "So."  # other special tokens have no text
     [found] = message["tool_calls"]
     assert found["function"] == {"name": "get_weather", "arguments": PARIS}
-    assert len(found["id"]) == 9
     streamed, reason = joined(chunks)
     assert (streamed["content"], streamed["reasoning"], reason) == ("So.", "Hm.", "tool_calls")
 
 
 async def test_text_held_for_a_stop_string_precedes_a_marker(send, marked_tokenizer):
     output = "Ab EN[TOOL_CALLS]get_weather[ARGS]" + PARIS
-    fields = {"formats": MISTRAL, "tokenizer": marked_tokenizer, "stop": ["END", 'D{"city']}
+    fields = {"formats": MISTRAL, "tokenizer": marked_tokenizer, "stop": ["END"]}
     whole = await send(PATH, output, **fields)
     message = whole["choices"][0]["message"]
     assert message["content"] == "Ab EN"
     assert message["tool_calls"][0]["function"]["arguments"] == PARIS
     *chunks, _ = await send(PATH, output, stream=True, **fields)
     assert joined(chunks)[0]["content"] == "Ab EN"
+
+
+async def test_a_stop_string_does_not_contain_a_marker(send, marked_tokenizer):
+    output = "Ab EN[TOOL_CALLS]D c"
+    fields = {"formats": MISTRAL, "tokenizer": marked_tokenizer, "stop": ["END"]}
+    whole = await send(PATH, output, **fields)
+    assert whole["choices"][0]["message"]["content"] == output
 
 
 async def test_reasoning_that_the_prompt_opened(send):

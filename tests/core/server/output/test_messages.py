@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.core.text.output.transcripts import PARIS, TRICKY, hermes
+from tests.core.text.output.transcripts import PARIS, TRICKY, harmony, hermes
+from tgi.text.output import OutputFormats
 from tgi.types import FinishReason
 
 PATH = "/v1/messages"
@@ -81,6 +82,21 @@ async def test_thinking_text_and_calls(send):
     ]
     assert streamed == blocks
     assert reason == "tool_use"
+
+
+async def test_every_thinking_has_its_signature(send):
+    output = harmony("analysis", "One.") + harmony("commentary", "Two.")
+    output += harmony("analysis", "Three.") + harmony("final", "Four.")
+    formats = OutputFormats.detect("<|channel|>", {})
+    blocks, streamed, _ = await respond(send, output, formats=formats)
+    assert [block[:2] for block in blocks] == [
+        ("thinking", "One."),
+        ("text", "Two."),
+        ("thinking", "Three."),
+        ("text", "Four."),
+    ]
+    assert streamed == blocks
+    assert blocks[0][2] != blocks[2][2]
 
 
 async def test_a_call_alone_has_no_text_block(send):

@@ -8,7 +8,7 @@ Source: the chat templates of these models.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -16,7 +16,6 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.calls import parse_marked, read_arguments, read_calls
 from tgi.text.output.tools.lark import CallBlock, call_rules, literal, marker, text_or_calls
 
@@ -44,7 +43,6 @@ class DeepSeekFormat:
     markers: ClassVar[tuple[str, ...]] = (_CALLS, _CALLS_END, _CALL, _CALL_END, _SEPARATOR)
     has_code: bool = False
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_call_id
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, final
@@ -25,7 +25,6 @@ from tgi.text.output.json_scanner import JsonScanner
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.calls import parse_marked
 from tgi.text.output.tools.lark import CallBlock, literal, marker, text_or_calls
 
@@ -45,7 +44,6 @@ class GlmFormat:
     name: ClassVar[str] = "glm45"
     markers: ClassVar[tuple[str, ...]] = (_START, _END, _KEY, _KEY_END, _VALUE, _VALUE_END)
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_call_id
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

@@ -13,7 +13,7 @@ Source: the harmony format page of OpenAI's cookbook.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
@@ -21,7 +21,6 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ReasoningFormat, ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.calls import read_arguments
 from tgi.text.output.tools.lark import call_rules, marker
 
@@ -49,7 +48,6 @@ class GptOssFormat:
     name: ClassVar[str] = "gpt_oss"
     markers: ClassVar[tuple[str, ...]] = (*_ENDS, _MESSAGE, _CONSTRAIN)
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_call_id
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

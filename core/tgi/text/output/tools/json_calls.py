@@ -6,7 +6,7 @@ writes `<|tool_call|>[{…}, {…}]` or `<tool_call>[{…}]`. Source: the chat t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import final
@@ -15,7 +15,6 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.calls import parse_marked, read_call, read_calls
 from tgi.text.output.tools.lark import CallBlock, call_rules, literal, marker, text_or_calls
 
@@ -41,7 +40,6 @@ class JsonCallFormat:
     space: str = ""
     first_start: str = ""
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_call_id
 
     @property
     def markers(self) -> tuple[str, ...]:

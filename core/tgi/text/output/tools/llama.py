@@ -6,7 +6,7 @@ Several calls are separated by semicolons. Source: the chat templates of Llama 3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, final
@@ -15,7 +15,6 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.calls import parse_marked, parse_unmarked, read_call, read_calls
 from tgi.text.output.tools.lark import call_rules, calls_or_other_text
 
@@ -38,7 +37,6 @@ class LlamaFormat:
     name: ClassVar[str] = "llama3_json"
     markers: ClassVar[tuple[str, ...]] = (_PYTHON_TAG,)
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_call_id
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

@@ -7,7 +7,7 @@ Source: the tokenizers of mistral-common, versions 3 to 13.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, final
@@ -16,7 +16,6 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_short_call_id
 from tgi.text.output.tools.calls import parse_marked, read_arguments, read_call, read_calls
 from tgi.text.output.tools.lark import CallBlock, call_rules, marker, text_or_calls
 
@@ -39,7 +38,6 @@ class MistralFormat:
     markers: ClassVar[tuple[str, ...]] = (_START, _ARGUMENTS, _ID)
     has_names: bool = False
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_short_call_id
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]

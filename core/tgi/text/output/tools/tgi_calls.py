@@ -5,7 +5,7 @@ used for models whose chat template shows no other format. The demo model was tr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
@@ -15,7 +15,6 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.call_ids import new_call_id
 from tgi.text.output.tools.calls import parse_unmarked, read_arguments
 from tgi.text.output.tools.lark import calls_or_other_text, tool_schema
 
@@ -37,7 +36,6 @@ class TgiFormat:
     name: ClassVar[str] = "tgi"
     markers: ClassVar[tuple[str, ...]] = ()
     special_ids: Mapping[str, int] = field(default_factory=dict)
-    new_call_id: Callable[[], str] = new_call_id
 
     def parse(
         self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]
