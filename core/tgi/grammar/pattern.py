@@ -1,18 +1,19 @@
-"""Translates the regular expressions of JSON schemas to the dialect of llguidance.
+r"""Translates the regular expressions of clients to the dialect of llguidance.
 
-JSON schema uses ECMA 262 and llguidance uses the Rust crate `regex`. Many validators use other
-dialects, for example Python's. Where the dialects differ, the translated expression matches only
-texts that all of them match.
+Clients write the dialects of ECMA 262 and Python, and llguidance uses the Rust crate `regex`. Where
+the dialects differ, the translated expression matches only texts that all of them match. For
+example, `\d` matches only ASCII digits.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.regex import check_regex_size
+from tgi.grammar.limits import MAX_REGEX_BYTES
 
 __all__ = ["translated_pattern"]
 
@@ -26,12 +27,14 @@ _CLASSES: Final = {
     "s": (r"\t\n\x0B\f\r ", r"\s\x1C-\x1F\x{85}\x{FEFF}"),
     "S": (r"[^\s\x1C-\x1F\x{85}\x{FEFF}]", r"[^\t\n\x0B\f\r ]"),
 }
+# Our JSON texts cannot contain these characters, because only the short escapes are allowed.
+_WITHOUT_ESCAPE: Final = re.compile("[\\x00-\\x07\\x0b\\x0e-\\x1f\\x7f]")
+_WITH_ESCAPE: Final = r"[^\x00-\x07\x0B\x0E-\x1F\x7F]"
 _ANY_CHARACTER: Final = r"[^\n\r\x{2028}\x{2029}]"
 _PART: Final = re.compile(
     r"\\u\{[0-9A-Fa-f]{1,6}\}|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|\\[pP]\{[^}]*\}|\\.|.", re.DOTALL
 )
 _GROUP: Final = re.compile(r"\(\?<?.", re.DOTALL)
-_GROUPS: Final = frozenset({"(?:", "(?P"})
 _ESCAPES: Final = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "0": "\0", "b": "\b"}
 
 
@@ -42,25 +45,55 @@ class _Item(NamedTuple):
     text: str
 
 
-def translated_pattern(pattern: str) -> str:
-    """The regular expression `pattern` in the dialect of llguidance. Raises `GrammarError`."""
-    check_regex_size(pattern, "a `pattern`")
+def translated_pattern(pattern: str, *, is_json: bool) -> str:
+    """The regular expression `pattern` in the dialect of llguidance. Raises `GrammarError`.
+
+    If `is_json` is set, the text is the value of a JSON string in a schema.
+    """
+    check_regex_size(pattern)
     texts: list[str] = []
     place = 0
     while place < len(pattern):
-        group = _GROUP.match(pattern, place)
-        if group is not None and group[0] not in _GROUPS:
-            _check_group(group[0], pattern)
+        _check_group(pattern, place, is_json=is_json)
         part = _part_at(pattern, place)
         place += len(part)
         if part == "[":
             text, place = _class(pattern, place)
-            texts.append(text)
+            texts.append(_bracketed(text, is_json=is_json))
         elif part.startswith("\\") and part[1:] in _CLASSES:
-            texts.append(f"[{_CLASSES[part[1:]][0]}]")
+            texts.append(_bracketed(_CLASSES[part[1:]][0], is_json=is_json))
         else:
-            texts.append(_ANY_CHARACTER if part == "." else part)
+            if is_json:
+                _check_character(part, pattern)
+            texts.append(_ANY_CHARACTER if part == "." and is_json else part)
     return "".join(texts)
+
+
+def check_regex_size(pattern: str) -> None:
+    """Raises `GrammarError` if a regular expression is too large or not valid Unicode."""
+    try:
+        size = len(pattern.encode())
+    except UnicodeEncodeError:
+        raise GrammarError("a regular expression contains an unpaired surrogate") from None
+    if size > MAX_REGEX_BYTES:
+        raise GrammarError(
+            f"a regular expression has {size} bytes, but the limit is {MAX_REGEX_BYTES}; use a"
+            " shorter one"
+        )
+
+
+def _bracketed(text: str, *, is_json: bool) -> str:
+    """A character class. In JSON, it has only characters that a JSON text can contain."""
+    return f"[[{text}]&&{_WITH_ESCAPE}]" if is_json else f"[{text}]"
+
+
+def _check_character(part: str, pattern: str) -> None:
+    """Rejects control characters, because llguidance omits them if they are not in a class."""
+    name = part[1:]
+    is_escape = part in {r"\0", r"\v"} or (part[:1] == "\\" and name[:1] in {"u", "x"})
+    character = _character(name, pattern) if is_escape else part
+    if _WITHOUT_ESCAPE.fullmatch(character):
+        raise _unsupported(pattern, "a control character")
 
 
 def _part_at(pattern: str, place: int) -> str:
@@ -70,15 +103,19 @@ def _part_at(pattern: str, place: int) -> str:
     return found[0]
 
 
-def _check_group(group: str, pattern: str) -> None:
+def _check_group(pattern: str, place: int, *, is_json: bool) -> None:
+    """Rejects groups that have no effect or another effect in llguidance."""
+    found = _GROUP.match(pattern, place)
+    group = found[0] if found is not None else "(?:"
     if group in {"(?=", "(?!", "(?<=", "(?<!"}:
         raise _unsupported(pattern, "a lookaround")
-    if not group.startswith("(?<"):
+    is_flag = not is_json and group in {"(?i", "(?s"}
+    if not (is_flag or group.startswith(("(?:", "(?P", "(?<"))):
         raise _unsupported(pattern, f"the group {group!r}")
 
 
 def _class(pattern: str, place: int) -> tuple[str, int]:
-    """A character class after its opening bracket, and the place after its closing bracket."""
+    """The content of a character class after its opening bracket, and the place after the class."""
     is_negated = pattern.startswith("^", place)
     place += is_negated
     items: list[_Item | None] = []  # None is a hyphen
@@ -89,7 +126,7 @@ def _class(pattern: str, place: int) -> tuple[str, int]:
             if not items:
                 raise _unsupported(pattern, "an empty character class")
             text = "".join(_ranges(items, pattern))
-            return f"[{'^' if is_negated else ''}{text}]", place
+            return f"{'^' if is_negated else ''}{text}", place
         items.append(None if part == "-" else _item(part, is_negated, pattern))
     raise _unsupported(pattern, "a character class without its end")
 
@@ -98,6 +135,8 @@ def _item(part: str, is_negated: bool, pattern: str) -> _Item:
     if not part.startswith("\\"):
         return _Item(part, "")
     name = part[1:]
+    if not name:
+        raise _unsupported(pattern, "a backslash at its end")
     if name in _CLASSES:
         return _Item("", _CLASSES[name][is_negated])
     if name[0] in "pP" and len(name) > 1:
@@ -106,9 +145,12 @@ def _item(part: str, is_negated: bool, pattern: str) -> _Item:
 
 
 def _character(name: str, pattern: str) -> str:
-    """The character of an escape in a character class."""
+    """The character of an escape."""
     if name[0] in "ux" and len(name) > 1:
-        return chr(int(name[1:].strip("{}"), 16))
+        code = int(name[1:].strip("{}"), 16)
+        if code > sys.maxunicode:
+            raise _unsupported(pattern, f"the escape {name!r}")
+        return chr(code)
     if name.isalnum() and name not in _ESCAPES:
         raise _unsupported(pattern, f"the escape {name!r}")
     return _ESCAPES.get(name, name)
@@ -136,4 +178,6 @@ def _code(character: str) -> str:
 
 def _unsupported(pattern: str, feature: str) -> GrammarError:
     shown = pattern if len(pattern) <= 80 else f"{pattern[:80]}…"
-    return GrammarError(f"the pattern {shown!r} contains {feature}, which is not supported")
+    return GrammarError(
+        f"the regular expression {shown!r} contains {feature}, which is not supported"
+    )
