@@ -8,8 +8,14 @@ from typing import Any, Final, final
 
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.json_text import Json, parse_json, short_json
-from tgi.grammar.limits import MAX_KEYWORDS, MAX_PROPERTIES
+from tgi.grammar.limits import (
+    MAX_KEYWORDS,
+    MAX_OPTIONAL_PROPERTIES,
+    MAX_PATTERN_PROPERTIES,
+    MAX_PROPERTIES,
+)
 from tgi.grammar.pattern import translated_pattern
+from tgi.grammar.schema_intersections import check_intersections
 from tgi.grammar.schema_keywords import ANNOTATIONS, FORMAT_PATTERNS, FORMATS, REJECTED
 from tgi.grammar.schema_refs import check_references, resolve
 from tgi.grammar.schema_values import (
@@ -50,7 +56,11 @@ def normalized_schema(text: str) -> str:
     options = _client_options(schema.pop("x-guidance", {}))
     schema.pop("$id", None)
     result = _Normalizer(schema).schema(schema, "#")
-    check_references(result)
+    try:
+        check_references(result)
+        check_intersections(result)
+    except RecursionError:
+        raise GrammarError("the references of the JSON schema are nested too deeply") from None
     return json.dumps({"x-guidance": {**_OPTIONS, **options}, **result}, ensure_ascii=False)
 
 
@@ -126,6 +136,7 @@ class _Normalizer:
                 _reject(keyword, value, place)
             elif keyword == "$id":
                 raise GrammarError(f"`$id` at {place} is only supported at the root of the schema")
+        _check_optional(result, place)
         _drop_minimum(result, place)
         _add_format(schema, result, place)
         return result
@@ -150,6 +161,11 @@ class _Normalizer:
         self, keyword: str, value: Json, schema: dict[str, Any], place: str
     ) -> dict[str, Any]:
         found = self._map(keyword, value, schema, place)
+        if len(found) > MAX_PATTERN_PROPERTIES:
+            raise GrammarError(
+                f"`patternProperties` at {place} has {len(found)} expressions, but the limit is"
+                f" {MAX_PATTERN_PROPERTIES}"
+            )
         return {
             translated_pattern(pattern, is_json=True): inner for pattern, inner in found.items()
         }
@@ -194,9 +210,18 @@ class _Normalizer:
 
 def _reject(keyword: str, value: Json, place: str) -> None:
     """Rejects a keyword, unless its value has no effect."""
-    has_effect = value is not False if keyword == "uniqueItems" else value not in ({}, True)
+    has_effect = value is not (keyword != "uniqueItems") and value != {}
     if has_effect or keyword in {"not", "if", "then", "else", "contains"}:
         raise GrammarError(f"the keyword `{keyword}` at {place} is not supported")
+
+
+def _check_optional(result: dict[str, Any], place: str) -> None:
+    optional = result.get("properties", {}).keys() - set(result.get("required", ()))
+    if len(optional) > MAX_OPTIONAL_PROPERTIES:
+        raise GrammarError(
+            f"`properties` at {place} has {len(optional)} properties that are not required, but the"
+            f" limit is {MAX_OPTIONAL_PROPERTIES}; name the others in `required`"
+        )
 
 
 def _drop_minimum(result: dict[str, Any], place: str) -> None:

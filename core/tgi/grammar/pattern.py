@@ -57,6 +57,8 @@ def translated_pattern(pattern: str, *, is_json: bool) -> str:
         _check_group(pattern, place, is_json=is_json)
         part = _part_at(pattern, place)
         place += len(part)
+        if part == "\\":
+            raise _unsupported(pattern, "a backslash at its end")
         if part == "[":
             text, place = _class(pattern, place)
             texts.append(_bracketed(text, is_json=is_json))
