@@ -17,15 +17,18 @@ from tgi.grammar.limits import MAX_REGEX_BYTES
 
 __all__ = ["translated_pattern"]
 
+_DIGIT: Final = r"\p{Nd}"
+_WORD: Final = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
+_SPACE: Final = r"\p{White_Space}\x1C-\x1F\x{FEFF}"
 # The classes of an escape. The first text is used where characters are allowed, and the second
-# text where characters are excluded.
+# text where characters are excluded, so that the dialects with and without Unicode agree.
 _CLASSES: Final = {
-    "d": ("0-9", r"\d"),
-    "D": (r"\D", "[^0-9]"),
-    "w": ("0-9A-Za-z_", r"\w"),
-    "W": (r"\W", "[^0-9A-Za-z_]"),
-    "s": (r"\t\n\x0B\f\r ", r"\s\x1C-\x1F\x{85}\x{FEFF}"),
-    "S": (r"[^\s\x1C-\x1F\x{85}\x{FEFF}]", r"[^\t\n\x0B\f\r ]"),
+    "d": ("0-9", _DIGIT),
+    "D": (f"[^{_DIGIT}]", "[^0-9]"),
+    "w": ("0-9A-Za-z_", _WORD),
+    "W": (f"[^{_WORD}]", "[^0-9A-Za-z_]"),
+    "s": (r"\t\n\x0B\f\r ", _SPACE),
+    "S": (f"[^{_SPACE}]", r"[^\t\n\x0B\f\r ]"),
 }
 # Our JSON texts cannot contain these characters, because only the short escapes are allowed.
 _WITHOUT_ESCAPE: Final = re.compile("[\\x00-\\x07\\x0b\\x0e-\\x1f\\x7f]")
