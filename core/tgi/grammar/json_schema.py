@@ -9,22 +9,25 @@ from typing import Any, Final, final
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.json_text import Json, parse_json, short_json
 from tgi.grammar.limits import (
-    MAX_ARRAY_ITEMS,
-    MAX_CHOICES,
     MAX_KEYWORDS,
-    MAX_LENGTH,
+    MAX_OPTIONAL_PROPERTIES,
+    MAX_PATTERN_PROPERTIES,
     MAX_PROPERTIES,
 )
-from tgi.grammar.schema_keywords import (
-    ANNOTATIONS,
-    FORMAT_PATTERNS,
-    FORMATS,
-    MAX_EXACT_NUMBER,
-    REJECTED,
-    TYPES,
-)
-from tgi.grammar.schema_pattern import translated_pattern
+from tgi.grammar.pattern import translated_pattern
+from tgi.grammar.schema_intersections import check_intersections
+from tgi.grammar.schema_keywords import ANNOTATIONS, FORMAT_PATTERNS, FORMATS, REJECTED
 from tgi.grammar.schema_refs import check_references, resolve
+from tgi.grammar.schema_values import (
+    read_bound,
+    read_const,
+    read_enum,
+    read_length,
+    read_multiple,
+    read_pattern,
+    read_required,
+    read_type,
+)
 
 __all__ = ["normalized_schema"]
 
@@ -53,7 +56,11 @@ def normalized_schema(text: str) -> str:
     options = _client_options(schema.pop("x-guidance", {}))
     schema.pop("$id", None)
     result = _Normalizer(schema).schema(schema, "#")
-    check_references(result)
+    try:
+        check_references(result)
+        check_intersections(result)
+    except RecursionError:
+        raise GrammarError("the references of the JSON schema are nested too deeply") from None
     return json.dumps({"x-guidance": {**_OPTIONS, **options}, **result}, ensure_ascii=False)
 
 
@@ -90,22 +97,22 @@ class _Normalizer:
             "oneOf": self._one_of,
             "prefixItems": self._list,
             "$ref": self._reference,
-            "type": _type,
-            "enum": _enum,
-            "const": _const,
-            "required": _required,
-            "pattern": _pattern,
-            "minLength": _length,
-            "maxLength": _length,
-            "minItems": _length,
-            "maxItems": _length,
-            "minProperties": _length,
-            "maxProperties": _length,
-            "minimum": _bound,
-            "maximum": _bound,
-            "exclusiveMinimum": _bound,
-            "exclusiveMaximum": _bound,
-            "multipleOf": _multiple,
+            "type": read_type,
+            "enum": read_enum,
+            "const": read_const,
+            "required": read_required,
+            "pattern": read_pattern,
+            "minLength": read_length,
+            "maxLength": read_length,
+            "minItems": read_length,
+            "maxItems": read_length,
+            "minProperties": read_length,
+            "maxProperties": read_length,
+            "minimum": read_bound,
+            "maximum": read_bound,
+            "exclusiveMinimum": read_bound,
+            "exclusiveMaximum": read_bound,
+            "multipleOf": read_multiple,
         }
 
     def schema(self, schema: Json, place: str) -> Json:
@@ -129,6 +136,7 @@ class _Normalizer:
                 _reject(keyword, value, place)
             elif keyword == "$id":
                 raise GrammarError(f"`$id` at {place} is only supported at the root of the schema")
+        _check_optional(result, place)
         _drop_minimum(result, place)
         _add_format(schema, result, place)
         return result
@@ -153,7 +161,14 @@ class _Normalizer:
         self, keyword: str, value: Json, schema: dict[str, Any], place: str
     ) -> dict[str, Any]:
         found = self._map(keyword, value, schema, place)
-        return {translated_pattern(pattern): inner for pattern, inner in found.items()}
+        if len(found) > MAX_PATTERN_PROPERTIES:
+            raise GrammarError(
+                f"`patternProperties` at {place} has {len(found)} expressions, but the limit is"
+                f" {MAX_PATTERN_PROPERTIES}"
+            )
+        return {
+            translated_pattern(pattern, is_json=True): inner for pattern, inner in found.items()
+        }
 
     def _list(self, keyword: str, value: Json, _: dict[str, Any], place: str) -> list[Any]:
         if not isinstance(value, list) or not value:
@@ -195,95 +210,17 @@ class _Normalizer:
 
 def _reject(keyword: str, value: Json, place: str) -> None:
     """Rejects a keyword, unless its value has no effect."""
-    has_effect = value is not False if keyword == "uniqueItems" else value not in ({}, True)
+    has_effect = value is not (keyword != "uniqueItems") and value != {}
     if has_effect or keyword in {"not", "if", "then", "else", "contains"}:
         raise GrammarError(f"the keyword `{keyword}` at {place} is not supported")
 
 
-def _type(keyword: str, value: Json, _: dict[str, Any], place: str) -> Json:
-    names = value if isinstance(value, list) else [value]
-    for name in names:
-        if not isinstance(name, str) or name not in TYPES:
-            raise GrammarError(f"`type` {short_json(name)} at {place} is not a type of JSON")
-    if not names:
-        raise GrammarError(f"`type` at {place} must contain a type")
-    return value
-
-
-def _enum(keyword: str, value: Json, _: dict[str, Any], place: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise GrammarError(f"`enum` at {place} must be a list with at least one value")
-    if len(value) > MAX_CHOICES:
+def _check_optional(result: dict[str, Any], place: str) -> None:
+    optional = result.get("properties", {}).keys() - set(result.get("required", ()))
+    if len(optional) > MAX_OPTIONAL_PROPERTIES:
         raise GrammarError(
-            f"`enum` at {place} has {len(value)} values, but the limit is {MAX_CHOICES}"
-        )
-    for constant in value:
-        _const(keyword, constant, _, place)
-    return value
-
-
-def _const(keyword: str, value: Json, _: dict[str, Any], place: str) -> Json:
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, dict):
-            waiting += inner.values()
-        elif isinstance(inner, list):
-            waiting += inner
-        elif isinstance(inner, int | float):
-            _check_number(keyword, inner, place)
-    return value
-
-
-def _required(keyword: str, value: Json, _: dict[str, Any], place: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise GrammarError(f"`required` at {place} must be a list of strings")
-    if len(value) > MAX_PROPERTIES:
-        raise GrammarError(
-            f"`required` at {place} has {len(value)} names, but the limit is {MAX_PROPERTIES}"
-        )
-    return list(dict.fromkeys(value))
-
-
-def _pattern(keyword: str, value: Json, _: dict[str, Any], place: str) -> str:
-    if not isinstance(value, str):
-        raise GrammarError(f"`pattern` at {place} must be a string")
-    return translated_pattern(value)
-
-
-def _length(keyword: str, value: Json, _: dict[str, Any], place: str) -> int:
-    is_whole = isinstance(value, int | float) and value == int(value) and value >= 0
-    if isinstance(value, bool) or not is_whole:
-        raise GrammarError(
-            f"`{keyword}` at {place} must be a non-negative integer, not {short_json(value)}"
-        )
-    limit = MAX_LENGTH if keyword in {"minLength", "maxLength"} else MAX_ARRAY_ITEMS
-    if value > limit:
-        raise GrammarError(f"`{keyword}` at {place} is {int(value)}, but the limit is {limit}")
-    return int(value)
-
-
-def _bound(keyword: str, value: Json, _: dict[str, Any], place: str) -> Json:
-    _check_number(keyword, value, place)
-    return value
-
-
-def _multiple(keyword: str, value: Json, _: dict[str, Any], place: str) -> Json:
-    _check_number(keyword, value, place)
-    if value <= 0:
-        raise GrammarError(f"`multipleOf` at {place} must be above 0, not {short_json(value)}")
-    return value
-
-
-def _check_number(keyword: str, value: Json, place: str) -> None:
-    if isinstance(value, bool) and keyword in {"enum", "const"}:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise GrammarError(f"`{keyword}` at {place} must be a number, not {short_json(value)}")
-    if abs(value) > MAX_EXACT_NUMBER:
-        raise GrammarError(
-            f"`{keyword}` at {place} contains {short_json(value)}, but the limit for exact numbers"
-            f" is {MAX_EXACT_NUMBER}"
+            f"`properties` at {place} has {len(optional)} properties that are not required, but the"
+            f" limit is {MAX_OPTIONAL_PROPERTIES}; name the others in `required`"
         )
 
 

@@ -11,7 +11,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.json_schema import normalized_schema
 from tgi.grammar.json_text import check_text
-from tgi.grammar.limits import MAX_GBNF_BYTES, MAX_NESTING
+from tgi.grammar.limits import MAX_GBNF_BYTES, MAX_INTERSECTIONS, MAX_NESTING
 from tgi.grammar.token_table import TokenTable
 
 __all__ = ["lark_string", "marker", "normalized_lark", "resolved_markers"]
@@ -62,12 +62,14 @@ def normalized_lark(text: str) -> str:
     output of this request only.
     """
     check_text(text, "the grammar")
+    if not text.strip():
+        raise GrammarError("the grammar must not be empty")
     if text.lstrip().startswith("{"):
         raise GrammarError("a Lark grammar must begin with a rule, not with `{`")
     if _GBNF.search(text):
         text = _from_gbnf(text)
     parts: list[str] = []
-    place = depth = 0
+    place = depth = num_operators = 0
     while place < len(text):
         found = _PART.match(text, place)
         assert found is not None  # the last alternative matches any character
@@ -77,7 +79,13 @@ def normalized_lark(text: str) -> str:
             parts.append(f"%json {schema}")
             continue
         depth = _checked_depth(depth, found["other"] or "")
+        num_operators += found[0] in {"&", "~"}
         parts.append(_checked(found))
+    if num_operators > MAX_INTERSECTIONS:
+        raise GrammarError(
+            f"the grammar has {num_operators} operators `&` and `~`, but the limit is"
+            f" {MAX_INTERSECTIONS}"
+        )
     return "".join(parts)
 
 

@@ -16,11 +16,14 @@ __all__ = [
     "MAX_CHOICES",
     "MAX_GBNF_BYTES",
     "MAX_GRAMMAR_BYTES",
+    "MAX_INTERSECTIONS",
     "MAX_KEYWORDS",
     "MAX_LENGTH",
     "MAX_LEXER_STATES",
     "MAX_MASK_NS",
     "MAX_NESTING",
+    "MAX_OPTIONAL_PROPERTIES",
+    "MAX_PATTERN_PROPERTIES",
     "MAX_PROPERTIES",
     "MAX_REGEX_BYTES",
     "parser_limits",
@@ -44,6 +47,20 @@ MAX_CHOICES: Final = 4096
 MAX_PROPERTIES: Final = 2048
 """Maximum number of properties of one object."""
 
+MAX_OPTIONAL_PROPERTIES: Final = 256
+"""Maximum number of properties of one object that are not required. The time of a mask grows with
+the square of this number.
+"""
+
+MAX_INTERSECTIONS: Final = 6
+"""Maximum number of regular expressions that apply to one string, and maximum number of the
+operators `&` and `~` in a Lark grammar. The time of the compilation grows exponentially with them:
+it is 30 ms for 6 and 3 s for 12.
+"""
+
+MAX_PATTERN_PROPERTIES: Final = 32
+"""Maximum number of expressions in `patternProperties`. Each pair of them is compared."""
+
 MAX_KEYWORDS: Final = 20_000
 """Maximum number of keywords in a schema."""
 
@@ -65,9 +82,10 @@ to 2 kB.
 
 _INITIAL_LEXER_FUEL: Final = 1_000_000  # about 20 ms
 _STEP_LEXER_FUEL: Final = 50_000  # about 4 ms per mask
-_STEP_MAX_ITEMS: Final = 20_000  # Earley items per mask, about 1 ms
-_MAX_ITEMS_IN_ROW: Final = 2_000  # default of llguidance
-_MAX_GRAMMAR_SIZE: Final = 100_000  # symbols
+_STEP_MAX_ITEMS: Final = 200_000  # Earley items per mask, about 10 ms
+_MAX_ITEMS_IN_ROW: Final = 1_100  # Earley items per byte; an optional property needs 4
+# Symbols. In a chain of 3,000 optional symbols, a mask takes about 50 ms.
+_MAX_GRAMMAR_SIZE: Final = 10_000
 
 
 def parser_limits() -> LLParserLimits:

@@ -229,16 +229,26 @@ class Matcher:
 
 
 def _parser(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
-    """Compile a grammar and compute its first mask, because some errors occur only then."""
-    # Without forced tokens, the model chooses how it divides a text into tokens.
+    """Compile a grammar, compute its first mask and try one token, because some errors occur only
+    then.
+    """
     grammar = resolved_markers(grammar, vocabulary.table, vocabulary.special_ids)
+    # Without forced tokens, the model chooses how it divides a text into tokens.
     text = f'{grammar}\n%llguidance {{"no_forcing": true}}'
     parser = LLMatcher(vocabulary.tokenizer, text, log_level=0, limits=parser_limits())
-    if not parser.is_error():
-        first = np.empty(vocabulary.parser_mask_width, np.int32)
-        parser.unsafe_compute_mask_ptr(first.ctypes.data, first.nbytes)
-        if not parser.is_error() and not first.any():
-            raise GrammarError(DEAD_END)
+    _check(parser)
+    mask = np.empty(vocabulary.parser_mask_width, np.int32)
+    parser.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+    _check(parser)
+    if not mask.any():
+        raise GrammarError(DEAD_END)
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+    trial = parser.deep_copy()
+    trial.consume_token(int(np.argmax(bits)))
+    _check(trial)
+    return parser
+
+
+def _check(parser: LLMatcher) -> None:
     if parser.is_error():
         raise GrammarError(one_sentence(parser.get_error()))
-    return parser

@@ -6,9 +6,9 @@ import re
 from typing import Final
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.limits import MAX_REGEX_BYTES
+from tgi.grammar.pattern import check_regex_size, translated_pattern
 
-__all__ = ["check_regex_size", "regex_literal"]
+__all__ = ["regex_literal"]
 
 _START: Final = re.compile(r"\A(?:\^|\\A)")
 _END: Final = re.compile(r"(?<!\\)((?:\\\\)*)(?:\$|\\[zZ])\Z")
@@ -20,21 +20,10 @@ def regex_literal(pattern: str) -> str:
     """The Lark literal of a regular expression that matches a whole text. The anchors `^` and `$`
     at its ends have no effect and are removed. Raises `GrammarError`.
     """
-    check_regex_size(pattern, "the regular expression")
+    check_regex_size(pattern)
     pattern = _END.sub(r"\1", _START.sub("", pattern))
     if not pattern:
         raise GrammarError("the regular expression must match a text that is not empty")
-    text = "".join(_WRITTEN.get(part, part) for part in _PART.findall(pattern))
+    parts = _PART.findall(translated_pattern(pattern, is_json=False))
+    text = "".join(_WRITTEN.get(part, part) for part in parts)
     return f"/{text}/"
-
-
-def check_regex_size(pattern: str, name: str) -> None:
-    """Raises `GrammarError` if a regular expression is too large or not valid Unicode."""
-    try:
-        size = len(pattern.encode())
-    except UnicodeEncodeError:
-        raise GrammarError(f"{name} contains an unpaired surrogate") from None
-    if size > MAX_REGEX_BYTES:
-        raise GrammarError(
-            f"{name} has {size} bytes, but the limit is {MAX_REGEX_BYTES}; use a shorter one"
-        )

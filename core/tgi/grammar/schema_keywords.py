@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ANNOTATIONS", "FORMATS", "FORMAT_PATTERNS", "MAX_EXACT_NUMBER", "REJECTED", "TYPES"]
+__all__ = [
+    "ANNOTATIONS",
+    "FORMATS",
+    "FORMAT_PATTERNS",
+    "MAX_EXACT_NUMBER",
+    "MIN_EXACT_NUMBER",
+    "REJECTED",
+    "TYPES",
+]
 
 TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 
@@ -80,3 +88,6 @@ FORMAT_PATTERNS: Final = {
 
 MAX_EXACT_NUMBER: Final = 2**53
 """llguidance computes with 64-bit floating-point numbers. Larger integers are not exact."""
+
+MIN_EXACT_NUMBER: Final = 1e-15
+"""Smaller positive numbers would need very large regular expressions."""

@@ -30,7 +30,7 @@ def read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> VocabularyData:
     """
     special = {number for number in tokenizer.special_ids if number >= 0}
     ids = set(tokenizer.backend.get_vocab(with_added_tokens=True).values())
-    size = min(max(ids, default=-1) + 1, vocab_size)
+    size = max(ids, default=-1) + 1
     tokens = [_bytes_of(tokenizer, number) if number in ids else b"" for number in range(size)]
     _check_probes(tokenizer, tokens)
     ordinary = [number for number, token in enumerate(tokens) if token and number not in special]
@@ -43,7 +43,7 @@ def read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> VocabularyData:
         )
     for number in different:
         tokens[number] = b""
-    return VocabularyData(tokens, sorted(special), tokenizer.eos_token_ids, vocab_size)
+    return VocabularyData(tokens[:vocab_size], sorted(special), tokenizer.eos_token_ids, vocab_size)
 
 
 def _bytes_of(tokenizer: Tokenizer, token_id: int) -> bytes:

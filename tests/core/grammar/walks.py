@@ -1,14 +1,23 @@
 """Walks through grammars: texts as tokens of single bytes, and random texts."""
 
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 
+import tgi.demo
+from tests.core.text import tokenizer_parts
 from tgi.grammar.compile import compile_constraint
 from tgi.grammar.constraint import Constraint
 from tgi.grammar.matcher import Matcher
 from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.text.grammar_vocabulary import read_vocabulary
+from tgi.text.tokenizer import Tokenizer
 from tgi.types import Guidance
 
 EOS, SECOND_EOS, THINK, END_THINK, IM_END = 256, 257, 258, 259, 260
+CLOSING = frozenset({b'"', b"}", b"]"})
 LONGER = (b'{"', b'":', b", ", b"ab", b"</", b"think", b">\n\n", b">x", b"  ", b"\n\n")
 SPECIAL = (b"<eos>", b"<end>", b"<think>", b"</think>", b"<|im_end|>")
 
@@ -54,22 +63,41 @@ def is_accepted(matcher, text, vocabulary):
     return not copy.error and EOS in allowed_ids(copy, vocabulary)
 
 
-def random_text(matcher, vocabulary, random, max_tokens=400):
-    """A random text that the masks allow. None: the text is not complete after `max_tokens`."""
+def random_text(matcher, vocabulary, random, max_tokens=200):
+    """A random text that the masks allow. None: the text is not complete after `max_tokens`.
+
+    Tokens that end a string, an object or a list are preferred, so that most texts are complete.
+    """
     copy = matcher.copy()
     data = b""
     for _ in range(max_tokens):
         ids = allowed_ids(copy, vocabulary)
         assert not copy.error, copy.error
-        assert ids
-        # Texts end early, and bytes of ordinary texts are preferred.
-        ends = [number for number in ids if number in vocabulary.eos_token_ids]
-        if ends and random.random() < 0.5:
-            return data.decode()
         number = random.choice(ids)
+        ends = [end for end in ids if end in vocabulary.eos_token_ids]
+        closing = [end for end in ids if vocabulary.table.tokens[end] in CLOSING]
+        if random.random() < 0.4:
+            number = random.choice(ends or closing or ids)
         if number in vocabulary.eos_token_ids:
             return data.decode()
         data += vocabulary.table.tokens[number]
         copy.accept(number)
         assert not copy.error, copy.error
     return None
+
+
+def demo_vocabulary():
+    """The vocabulary of the demo model, a byte-level BPE tokenizer."""
+    tokenizer = Tokenizer.load(Path(tgi.demo.__file__).parent / "model")
+    return Vocabulary(read_vocabulary(tokenizer, tokenizer.vocab_size + 5))
+
+
+def sentencepiece_vocabulary():
+    """The vocabulary of a small tokenizer with byte fallback, in the layout of Llama 2."""
+    backend = tokenizer_parts.llama2(["<unk>", "<s>", "</s>"])
+    with TemporaryDirectory() as folder:
+        backend.save(f"{folder}/tokenizer.json")
+        config = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        tokenizer = Tokenizer.load(Path(folder))
+    return Vocabulary(read_vocabulary(tokenizer, tokenizer.vocab_size))
