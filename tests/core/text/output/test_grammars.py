@@ -133,7 +133,9 @@ def test_a_call_follows_the_schema(name, choice, is_special):
     assert not walk.allows(write('{"minutes": "x"}', "set_timer"))
     assert not walk.allows(write("{}", "set_timer"))
     assert not walk.allows(write('{"minutes": 1, "other": 2}', "set_timer"))
-    assert not walk.allows(write(PARIS, "later"))
+    # Without a marker, a JSON text with another name is no call.
+    is_text = choice is ToolChoice.AUTO and name == "llama3_json"
+    assert walk.allows(write(PARIS, "later")) is is_text
     assert not walk.allows(write(PARIS)[:-1])
 
 
@@ -205,8 +207,16 @@ def test_the_parser_recognizes_the_calls_of_the_grammar(name):
 def test_a_json_text_is_allowed_beside_calls_without_markers(name):
     walk = Walk(name, ToolChoice.AUTO)
     assert walk.allows('{"city": "Paris"}')
+    assert walk.allows('{"name": "Alice", "age": 3}')
+    assert walk.allows('{"name": "now"}') is False
     assert walk.allows("\n")
     assert walk.allows("")
+
+
+def test_the_format_of_tgis_prompt_is_allowed_unless_a_call_is_required():
+    assert Walk("tgi", ToolChoice.AUTO).allows(llama(PARIS))
+    assert not Walk("tgi", ToolChoice.AUTO).allows(llama('{"days": 3}'))
+    assert not Walk("tgi", ToolChoice.REQUIRED).allows(llama(PARIS))
 
 
 def test_tgis_function_for_no_tool_is_allowed():

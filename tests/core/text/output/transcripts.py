@@ -370,6 +370,9 @@ TGI = [
         ' {"function":{"_name":"get_weather" , "city": "\\"}}\\u00e9", "days": 1}} x',
         [call("get_weather", '{"city": "\\"}}\\u00e9", "days": 1}'), text("x")],
     ),
+    ('{"name": "get_weather", "parameters": {"city": "Paris"}}', [call("get_weather", PARIS)]),
+    (' {"name": "now", "arguments": {}} x', [call("now"), text("x")]),
+    ('{"name": "Alice", "age": 3}', [text('{"name": "Alice", "age": 3}')]),
     ('{"function": {"_name": "get_weather", "city": "Pa', [("cut", "get_weather", '{"city": "Pa')]),
     *[
         (output, [text(output)])
