@@ -204,6 +204,9 @@ class GrammarMasks(Record, frozen=True):
     token can be computed, so `max_tokens` of a constrained row is 1. The masks of a row are
     consecutive. The first mask applies to the first token. Mask i + 1 applies to the token after
     draft token i. It is used only if draft token i is accepted.
+
+    Each mask allows at least one token. A row without a mask may sample any token, even if its
+    sequence is masked. Late masks are sent exactly once per step, and may have no rows.
     """
 
     step_id: int

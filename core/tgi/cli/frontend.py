@@ -124,7 +124,13 @@ def _output_formats(
     options name the formats.
     """
     sources = {} if chat_template is None else chat_template.sources
-    special_ids = {tokenizer.token_text(number): number for number in tokenizer.special_ids}
+    # The texts are not decoded, because some tokenizers cannot decode a single special token.
+    texts = {
+        number: tokenizer.backend.id_to_token(number)
+        for number in tokenizer.special_ids
+        if number >= 0
+    }
+    special_ids = {text: number for number, text in texts.items() if text is not None}
     return OutputFormats.detect(
         "\n".join(sources.values()),
         special_ids,

@@ -109,7 +109,7 @@ class EngineCore:
                 result = self._control.handle(message.request)
                 self._connection.send(ControlReply(message.control_id, result))
             case SetVocabulary():
-                self._guidance.set_vocabulary(message.data)
+                self._guidance.set_vocabulary(message.data, self._scheduler.vocab_size)
             case Shutdown():
                 return False
             case _:

@@ -18,6 +18,7 @@ import numpy as np
 
 from tgi.backend import Int32Array
 from tgi.engine.messages import GuidanceStats
+from tgi.grammar.constraint import GrammarError
 from tgi.grammar.matcher import Matcher
 from tgi.grammar.pool import MatcherPool
 from tgi.grammar.vocabulary import Vocabulary, VocabularyData
@@ -38,7 +39,6 @@ class Pool(Protocol):
     """Compiles grammars in threads. `tgi.grammar.pool.MatcherPool` implements this interface."""
 
     num_compiled: int
-    num_hits: int
 
     def request(self, guidance: Guidance, output_token_ids: Sequence[int] = ()) -> Future[Matcher]:
         """Return a matcher that has read `output_token_ids`, as a future."""
@@ -108,7 +108,7 @@ class SequenceConstraint:
     def __init__(
         self, request: Request, output_token_ids: Sequence[int], budget: MaskBudget
     ) -> None:
-        """Create a constraint that is not ready. `set_matcher` makes it ready."""
+        """Create a constraint without a matcher."""
         self.request = request
         self.output_token_ids = output_token_ids
         self.future: Future[Matcher] | None = None  # None until the vocabulary is built
@@ -125,7 +125,9 @@ class SequenceConstraint:
         self._last_mask_ns = 0
 
     def start(self, future: Future[Matcher], mask_width: int, eos_token_ids: Sequence[int]) -> None:
-        """Set the matcher, as a future. `eos_token_ids` are those of the vocabulary."""
+        """Set the matcher, as a future. The constraint is ready when the future is done.
+        `eos_token_ids` are those of the vocabulary.
+        """
         self.future = future
         self._words = np.zeros(mask_width, np.int32)
         self._can_generate_eos = not set(eos_token_ids).isdisjoint(self.request.eos_token_ids)
@@ -206,7 +208,7 @@ class SequenceConstraint:
         self._matcher.accept(token_id)
 
     def close(self) -> None:
-        """Release the matcher. A compilation that has not begun is cancelled."""
+        """Release the matcher, or cancel the request for it."""
         self._budget.num_errors += bool(self.error)
         self._is_closed = True
         if self.future is not None:
@@ -237,6 +239,7 @@ class GuidanceManager:
         self._pool: Future[Pool] | None = None
         self._waiting: list[SequenceConstraint] = []  # constraints that are not ready
         self._compile_ns: deque[int] = deque()
+        self._num_hits = 0
         self._reported = GuidanceStats()  # totals of the work that was reported
 
     @property
@@ -244,11 +247,22 @@ class GuidanceManager:
         """Whether the vocabulary was set. It may still be built."""
         return self._pool is not None
 
-    def set_vocabulary(self, data: VocabularyData) -> None:
-        """Set the vocabulary of all following sequences. It is built in a thread."""
+    def set_vocabulary(self, data: VocabularyData, vocab_size: int) -> None:
+        """Set the vocabulary of all following sequences. It is built in a thread. `vocab_size` is
+        the number of logits of the model. If the vocabulary has another size, the following
+        sequences end with an error.
+        """
+        self._data = data
+        if data.vocab_size != vocab_size:
+            self._pool = Future()
+            self._pool.set_exception(
+                GrammarError(
+                    f"it has masks for {data.vocab_size} ids, but the model has {vocab_size} ids"
+                )
+            )
+            return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="vocabulary")
-        self._data = data
         self._pool = self._thread.submit(self._build, data)
 
     def constrain(self, request: Request, output_token_ids: Sequence[int]) -> SequenceConstraint:
@@ -269,17 +283,16 @@ class GuidanceManager:
     def wait(self) -> None:
         """Wait until a constraint becomes ready, but at most a millisecond."""
         self._update()
-        futures: list[Future[Matcher] | Future[Pool]] = [
+        futures = [
             constraint.future for constraint in self._waiting if constraint.future is not None
         ]
-        if not futures and self._waiting and self._pool is not None:
-            futures.append(self._pool)
         if futures:
             concurrent.futures.wait(futures, _WAIT_SECONDS, concurrent.futures.FIRST_COMPLETED)
+        elif self._waiting and self._pool is not None:
+            concurrent.futures.wait([self._pool], _WAIT_SECONDS)
 
     def take_stats(self) -> GuidanceStats | None:
         """Return the work since the last call, or None if there was none."""
-        pool = self._built_pool()
         before, budget = self._reported, self.budget
         compile_ns = [self._compile_ns.popleft() for _ in range(len(self._compile_ns))]
         self._reported = GuidanceStats(
@@ -287,7 +300,7 @@ class GuidanceManager:
             budget.num_masks,
             before.num_compiled + len(compile_ns),
             before.compile_ns + sum(compile_ns),
-            0 if pool is None else pool.num_hits,
+            self._num_hits,
             budget.num_errors,
         )
         return self._reported.since(before)
@@ -326,5 +339,7 @@ class GuidanceManager:
         future = pool.request(guidance, constraint.output_token_ids)
         if pool.num_compiled > num_compiled:
             future.add_done_callback(lambda _: self._compile_ns.append(self._clock() - started))
+        else:
+            self._num_hits += 1
         width = -(-self._data.vocab_size // 32)
         constraint.start(future, width, self._data.eos_token_ids)

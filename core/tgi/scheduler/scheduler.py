@@ -76,6 +76,11 @@ class Scheduler:
         return bool(self._state.sequences) or self._state.handles.has_dropped
 
     @property
+    def vocab_size(self) -> int:
+        """Number of token ids of the model."""
+        return self._agreement.vocab_size
+
+    @property
     def num_sequences(self) -> int:
         """Number of unfinished sequences."""
         return len(self._state.sequences)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from functools import partial
 from typing import final
 
 from tgi.errors import ValidationError
@@ -126,14 +125,9 @@ class GuidanceCompiler:
         if task is None:
             task = asyncio.create_task(self._compile(digest, constraint, vocabulary))
             self._pending[digest] = task
-            task.add_done_callback(partial(self._note_end, digest))
+            task.add_done_callback(lambda _: self._pending.pop(digest, None))
         # The compilation continues if the client of this request disconnects.
         return await asyncio.shield(task)
-
-    def _note_end(self, digest: bytes, task: asyncio.Task[str]) -> None:
-        self._pending.pop(digest, None)
-        if not task.cancelled():
-            task.exception()  # asyncio logs an exception that is never read
 
     async def _compile(self, digest: bytes, constraint: _Source, vocabulary: Vocabulary) -> str:
         async with self._threads:

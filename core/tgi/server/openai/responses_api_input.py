@@ -149,23 +149,17 @@ def _messages(body: ResponsesRequest) -> list[dict[str, Any]]:
             reasoning += _reasoning(item)
             continue
         message = _message(item, index)
-        if reasoning and message["role"] == "assistant":
-            # The chat template decides whether the prompt contains earlier reasoning.
-            message["reasoning_content"] = reasoning
-        reasoning = ""
-        if messages and _is_same_turn(messages[-1], message):
+        if "tool_calls" in message and messages and messages[-1]["role"] == "assistant":
+            # The text of one turn of the assistant and each of its calls are separate items.
             messages[-1].setdefault("tool_calls", []).extend(message["tool_calls"])
         else:
             messages.append(message)
+        if reasoning and message["role"] == "assistant":
+            # The chat template decides whether the prompt contains earlier reasoning.
+            earlier = messages[-1].get("reasoning_content", "")
+            messages[-1]["reasoning_content"] = earlier + reasoning
+        reasoning = ""
     return messages
-
-
-def _is_same_turn(last: dict[str, Any], message: dict[str, Any]) -> bool:
-    """Whether the tool calls of a message belong to the last message. The text of one turn of the
-    assistant and each of its calls are separate items.
-    """
-    has_calls = "tool_calls" in message and "reasoning_content" not in message
-    return has_calls and last["role"] == "assistant"
 
 
 def _reasoning(item: InputItem) -> str:

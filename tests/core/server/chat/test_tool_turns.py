@@ -122,6 +122,7 @@ async def test_items_of_one_turn_are_one_message(convert):
         {"type": "reasoning", "summary": [], "content": [{"type": "text", "text": "hm"}]},
         {"role": "assistant", "content": [{"type": "output_text", "text": "I call."}]},
         {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+        {"type": "reasoning", "summary": [], "content": [{"type": "text", "text": "mh"}]},
         {"type": "function_call", "call_id": "2", "name": "g", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "1", "output": "a"},
         {
@@ -137,7 +138,7 @@ async def test_items_of_one_turn_are_one_message(convert):
         *("user", "assistant", "tool", "tool", "assistant"),
     ]
     assert [call["id"] for call in found[1]["tool_calls"]] == ["1", "2"]
-    assert (found[1]["content"], found[1]["reasoning_content"]) == ("I call.", "hm")
+    assert (found[1]["content"], found[1]["reasoning_content"]) == ("I call.", "hmmh")
     assert [message["name"] for message in found[2:4]] == ["f", "g"]
     assert [message["content"] for message in found[2:4]] == ["a", "b"]
     assert found[4]["reasoning_content"] == "ho"
@@ -228,3 +229,13 @@ async def test_incomplete_calls_and_results_are_rejected(convert, path, fields, 
     with pytest.raises(ValidationError) as caught:
         await convert(path, DUMP, **fields)
     assert str(caught.value).startswith(message)
+
+
+async def test_calls_are_rendered_by_a_template_that_tests_for_null(convert):
+    source = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' and m['content'] is none %}"
+        "{% for c in m['tool_calls'] %}{{ 'call ' + c['function']['arguments'] }}{% endfor %}"
+        "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    request = await convert(CHAT, source, messages=[HI, TURN, RESULT])
+    assert request.prompt == 'hicall {"b":"x","a":1}42'

@@ -4,13 +4,14 @@ from collections import Counter
 
 import pytest
 
+from tests.core.engine.engine_setup import request
 from tgi.engine.guidance import GuidanceManager
 from tgi.engine.messages import AbortSequence, AddSequence, GuidanceStats, SetVocabulary
 from tgi.grammar.constraint import GrammarError
+from tgi.grammar.vocabulary import VocabularyData
 from tgi.testing.doubles.null_script import NullFailure
 from tgi.types import FinishReason
 
-from .engine_setup import request
 from .fake_grammars import EOS, VOCABULARY, FakePool
 from .guided_engine import BOTH, INLINE, LATE, MS, Engine, Frontend, guided
 
@@ -96,6 +97,17 @@ def test_a_vocabulary_that_cannot_be_built_ends_guided_sequences():
 
     frontend = Engine(FakePool(), build).run([guided("even:4"), request([1], 3)])
     assert "100 tokens cannot be used" in frontend.ends[0]
+    assert frontend.tokens[1] == [1, 1, 1]
+
+
+def test_a_vocabulary_of_another_size_ends_guided_sequences():
+    engine = Engine(FakePool())
+    engine.guidance = GuidanceManager(engine.pool.clock, lambda _: engine.pool)
+    frontend = Frontend([guided("even:4"), request([1], 3)])
+    narrow = VocabularyData([b"x"], [], (), 32)
+    frontend._script[0].insert(0, SetVocabulary(narrow))
+    engine.serve(frontend)
+    assert "masks for 32 ids, but the model has 100 ids" in frontend.ends[0]
     assert frontend.tokens[1] == [1, 1, 1]
 
 

@@ -7,15 +7,14 @@ import signal
 
 import pytest
 
+from tests.core.engine.engine_setup import SubmittedSequence, request, start_message
+from tests.core.engine.fake_process import FakeMachine
+from tests.core.engine.virtual_time import run
 from tgi.backend import SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import AddSequence, SetVocabulary
 from tgi.grammar.vocabulary import VocabularyData
 from tgi.types import FinishReason, Guidance
-
-from .engine_setup import SubmittedSequence, request, start_message
-from .fake_process import FakeMachine
-from .virtual_time import run
 
 EOS = 99
 # Id n is the character n + 32, from the space to the tilde.

@@ -7,9 +7,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.core.engine.engine_setup import request
 from tgi.testing.doubles.null_script import NullJumps
 
-from .engine_setup import request
 from .fake_grammars import EOS, FakePool
 from .guided_engine import BOTH, DRAWN, INLINE, LATE, MS, Engine, guided
 

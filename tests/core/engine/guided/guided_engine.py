@@ -2,6 +2,7 @@
 
 import concurrent.futures
 
+from tests.core.engine.engine_setup import SPEC, request
 from tgi.backend import FEATURES, EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.core import EngineCore
 from tgi.engine.guidance import GuidanceManager
@@ -13,7 +14,6 @@ from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 from tgi.types import Guidance
 
-from .engine_setup import SPEC, request
 from .fake_grammars import EOS, VOCABULARY
 
 MS = 1_000_000
@@ -78,7 +78,7 @@ class Engine:
         self.scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
         self._worker, self._depth = worker, agreement.limits.depth
         self.guidance = GuidanceManager(pool.clock, build or (lambda _: pool), 10 * MS)
-        self.guidance.set_vocabulary(VOCABULARY)
+        self.guidance.set_vocabulary(VOCABULARY, VOCABULARY.vocab_size)
         concurrent.futures.wait([self.guidance._pool])
 
     def run(self, requests, script=()):

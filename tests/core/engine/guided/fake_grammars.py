@@ -77,7 +77,7 @@ class FakePool:
 
     def __init__(self, *, is_fast=True, mask_ns=0):
         self.is_fast, self.mask_ns = is_fast, mask_ns
-        self.num_compiled = self.num_hits = 0
+        self.num_compiled = 0
         self.now = 0  # the virtual clock, in ns
         self.pending = []  # (future, guidance, output token ids)
         self.matchers = []
