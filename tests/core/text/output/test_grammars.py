@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.core.text.output.parsing import items_of, parts_of
-from tests.core.text.output.transcripts import (
+from tests.core.text.output.samples import (
     CALLS,
     CALLS_END,
     NOW,
