@@ -113,9 +113,9 @@ def _delta(part: OutputPart) -> ChatCompletionDelta | None:
             return ChatCompletionDelta(reasoning_content=text, reasoning=text)
         case ToolCallBegin(index, call_id, name):
             function = FunctionCallDelta(name=name, arguments="")
-            call = ToolCallDelta(index, id=call_id, type="function", function=function)
+            call = ToolCallDelta(index=index, id=call_id, type="function", function=function)
             return ChatCompletionDelta(tool_calls=[call])
         case ToolCallArguments(index, text):
-            call = ToolCallDelta(index, function=FunctionCallDelta(arguments=text))
+            call = ToolCallDelta(index=index, function=FunctionCallDelta(arguments=text))
             return ChatCompletionDelta(tool_calls=[call])
     return None

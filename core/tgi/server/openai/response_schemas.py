@@ -161,13 +161,13 @@ class FunctionCallDelta(msgspec.Struct, kw_only=True):
     arguments: str
 
 
-class ToolCallDelta(msgspec.Struct):
+class ToolCallDelta(msgspec.Struct, kw_only=True):
     """The change of a tool call. The first chunk of the call contains its id and its name."""
 
     index: U32
-    function: FunctionCallDelta
     id: str | msgspec.UnsetType = msgspec.UNSET
     type: Literal["function"] | msgspec.UnsetType = msgspec.UNSET
+    function: FunctionCallDelta
 
 
 class ChatCompletionDelta(msgspec.Struct, kw_only=True):

@@ -45,6 +45,11 @@ class PartWriter:
         """Whether the request defines a tool with this name."""
         return name in self._tool_names
 
+    @property
+    def num_calls(self) -> int:
+        """Number of calls so far, including incomplete ones."""
+        return self._num_calls
+
     def text(self, text: str) -> None:
         """Add text, or reasoning if the output is inside the reasoning."""
         text = self._space + text

@@ -54,11 +54,13 @@ class ReasoningFormat:
     # The model writes the name of a channel before each part of its output. The reasoning, the
     # calls and the final text are in different channels.
     has_channels: bool = False
+    # The texts that may be special tokens. They are parts of the tags.
+    tag_parts: tuple[str, ...] = ()
 
     @property
     def markers(self) -> tuple[str, ...]:
         """The texts of the format that may be special tokens."""
-        return (self.start, self.end)
+        return (self.start, self.end, *self.tag_parts)
 
 
 class ToolFormat(Protocol):

@@ -46,9 +46,11 @@ HERMES = OutputFormats.detect("<tool_call> <think>", {})
 
 @pytest.fixture(scope="session")
 def marked_tokenizer(tiny_model):
-    """A tokenizer with special tokens for the markers of Mistral."""
+    """A tokenizer with special tokens for the markers of Mistral and gpt-oss."""
     tokenizer = Tokenizer.load(tiny_model)
     markers = ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]", "[OTHER]"]
+    names = ("start", "end", "channel", "message", "constrain", "call", "return")
+    markers += [f"<|{name}|>" for name in names]
     tokenizer.backend.add_special_tokens(markers)
     ids = {tokenizer.backend.token_to_id(marker) for marker in markers}
     return dataclasses.replace(tokenizer, special_ids=tokenizer.special_ids | ids)

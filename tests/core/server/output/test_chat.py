@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.core.text.output.transcripts import PARIS, TRICKY, hermes
+from tests.core.server.output.conftest import BODIES
+from tests.core.text.output.samples import PARIS, TRICKY, harmony, hermes
 from tgi.text.output import OutputFormats
 from tgi.types import FinishReason
 
@@ -177,6 +178,15 @@ async def test_markers_that_are_special_tokens(send, marked_tokenizer):
     assert found["function"] == {"name": "get_weather", "arguments": PARIS}
     streamed, reason = joined(chunks)
     assert (streamed["content"], streamed["reasoning"], reason) == ("So.", "Hm.", "tool_calls")
+
+
+@pytest.mark.parametrize("tools", [(), BODIES[PATH]["tools"]])
+async def test_channels_are_special_tokens(send, marked_tokenizer, tools):
+    output = harmony("analysis", "Hm.") + "<|start|>assistant" + harmony("final", "Hi.", "")
+    formats = OutputFormats.detect("<|channel|>", {})
+    fields = {"formats": formats, "tokenizer": marked_tokenizer, "tools": list(tools)}
+    message, reason, _ = await respond(send, output, **fields)
+    assert (message["reasoning"], message["content"], reason) == ("Hm.", "Hi.", "stop")
 
 
 async def test_text_held_for_a_stop_string_precedes_a_marker(send, marked_tokenizer):

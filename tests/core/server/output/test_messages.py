@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.core.text.output.transcripts import PARIS, TRICKY, harmony, hermes
+from tests.core.text.output.samples import PARIS, TRICKY, harmony, hermes
 from tgi.text.output import OutputFormats
 from tgi.types import FinishReason
 

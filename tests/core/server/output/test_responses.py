@@ -1,7 +1,7 @@
 """Reasoning and function calls on `/v1/responses`, complete and streamed."""
 
 from tests.core.server.output.conftest import BODIES
-from tests.core.text.output.transcripts import PARIS, TRICKY, hermes
+from tests.core.text.output.samples import PARIS, TRICKY, hermes
 from tgi.types import FinishReason
 
 PATH = "/v1/responses"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.core.text.output.transcripts import CALLS, TOOLS
+from tests.core.text.output.samples import CALLS, TOOLS
 from tgi.errors import ConfigError
 from tgi.text.output import (
     REASONING_PARSERS,

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.text.output.parsing import items_of, parts_of, style_of
-from tests.core.text.output.transcripts import TEMPLATES, TOOLS, TRANSCRIPTS, WEATHER
+from tests.core.text.output.samples import TEMPLATES, TOOLS, WEATHER
+from tests.core.text.output.transcripts import TRANSCRIPTS
 
 CASES = [
     pytest.param(name, output, expected, id=f"{name}-{number}")

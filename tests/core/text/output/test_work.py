@@ -5,7 +5,7 @@ length of the text before a token.
 import pytest
 
 from tests.core.text.output.parsing import style_of
-from tests.core.text.output.transcripts import TEMPLATES, TOOLS, hermes
+from tests.core.text.output.samples import TEMPLATES, TOOLS, hermes
 from tests.work_counter import count_calls, peak_bytes
 from tgi.text.output import OutputParser
 

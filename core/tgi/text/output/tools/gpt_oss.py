@@ -34,8 +34,14 @@ _CHANNEL_NAME = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
 _REASONING = "analysis"
 
+_MARKERS = (*_ENDS, _MESSAGE, _CONSTRAIN)
+
 CHANNEL_REASONING = ReasoningFormat(
-    "gpt_oss", f"{_CHANNEL}{_REASONING}{_MESSAGE}", _END, has_channels=True
+    "gpt_oss",
+    f"{_CHANNEL}{_REASONING}{_MESSAGE}",
+    _END,
+    has_channels=True,
+    tag_parts=_MARKERS,
 )
 """The reasoning of gpt-oss."""
 
@@ -46,7 +52,7 @@ class GptOssFormat:
     """The calls of gpt-oss. Its reasoning is in other channels of the same output."""
 
     name: ClassVar[str] = "gpt_oss"
-    markers: ClassVar[tuple[str, ...]] = (*_ENDS, _MESSAGE, _CONSTRAIN)
+    markers: ClassVar[tuple[str, ...]] = _MARKERS
     special_ids: Mapping[str, int] = field(default_factory=dict)
 
     def parse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,7 +13,16 @@ import msgspec
 from tgi.grammar.constraint import Constraint
 from tgi.text.output.style import ToolChoice, ToolDefinition
 
-__all__ = ["CallBlock", "call_rules", "literal", "marker", "text_or_calls", "tool_schema"]
+__all__ = [
+    "CallBlock",
+    "call_rules",
+    "calls_or_other_text",
+    "literal",
+    "marker",
+    "named_begin",
+    "text_or_calls",
+    "tool_schema",
+]
 
 _TEXT = r"/(.|\n)*/"
 
@@ -94,15 +104,27 @@ def text_or_calls(
     return Constraint("lark", "\n".join([*lines, ""]))
 
 
-def calls_or_other_text(calls: str, rules: str, choice: ToolChoice, first_key: str) -> Constraint:
+def calls_or_other_text(calls: str, rules: str, choice: ToolChoice, begin: str) -> Constraint:
     """The grammar of an output that is `calls`, a Lark expression. With AUTO the output may also be
-    any text that does not begin with a JSON object whose first key is `first_key`. The JSON text of
-    the key contains no characters that have a meaning in a regular expression.
+    any text that does not begin with a call. `begin` is the regular expression of such a begin.
+
+    The lexer of llguidance reads the text as long as it can. `begin` must therefore end inside the
+    first literal of `calls`.
     """
     lines = [f"calls: {calls}", rules]
     if choice is ToolChoice.REQUIRED:
         lines = ["start: calls", *lines]
     else:
-        begin = rf"/\s*\{{\s*{first_key}(.|\n)*/"
-        lines = ["start: TEXT | calls", f"TEXT: {_TEXT} & ~{begin}", *lines]
+        other = rf"TEXT: {_TEXT} & ~/\s*({begin})(.|\n)*/"
+        lines = ["start: TEXT | calls", other, *lines]
     return Constraint("lark", "\n".join([*lines, ""]))
+
+
+def named_begin(tools: Sequence[ToolDefinition]) -> str:
+    """The regular expression of the begin of a call `{"name": …}` of one of the tools. A JSON text
+    whose first member is another name is not a call.
+    """
+    names = "|".join(
+        re.escape(json.dumps(tool.name, ensure_ascii=False)).replace("/", r"\/") for tool in tools
+    )
+    return rf'\{{\s*"name"\s*:\s*({names})'

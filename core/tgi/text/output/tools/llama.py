@@ -16,7 +16,7 @@ from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
 from tgi.text.output.tools.calls import parse_marked, parse_unmarked, read_call, read_calls
-from tgi.text.output.tools.lark import call_rules, calls_or_other_text
+from tgi.text.output.tools.lark import call_rules, calls_or_other_text, named_begin
 
 __all__ = ["LlamaFormat"]
 
@@ -52,4 +52,4 @@ class LlamaFormat:
         """See `ToolFormat`."""
         rules = call_rules(tools, lambda name: (f'{{"name": {name}, "parameters": ', "}"))
         more = ' ("; " call)*' if is_parallel else ""
-        return calls_or_other_text(f"call{more}", rules, choice, '"name"')
+        return calls_or_other_text(f"call{more}", rules, choice, named_begin(tools))

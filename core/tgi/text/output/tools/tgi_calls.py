@@ -1,5 +1,8 @@
 """TGI's format of a call: `{"function": {"_name": …, arguments}}` at the start of the output. It is
 used for models whose chat template shows no other format. The demo model was trained on it.
+
+TGI's prompt describes another format: `{"name": …, "parameters": {…}}`. Unless a call is required,
+models use that format too.
 """
 
 from __future__ import annotations
@@ -15,8 +18,13 @@ from tgi.grammar.constraint import Constraint
 from tgi.text.output.part_writer import PartWriter
 from tgi.text.output.reader import Parsing, TextReader
 from tgi.text.output.style import ToolChoice, ToolDefinition
-from tgi.text.output.tools.calls import parse_unmarked, read_arguments
-from tgi.text.output.tools.lark import calls_or_other_text, tool_schema
+from tgi.text.output.tools.calls import parse_unmarked, read_arguments, read_call
+from tgi.text.output.tools.lark import (
+    call_rules,
+    calls_or_other_text,
+    named_begin,
+    tool_schema,
+)
 
 __all__ = ["NO_TOOL", "TgiFormat"]
 
@@ -43,6 +51,8 @@ class TgiFormat:
         """See `ToolFormat`."""
         del tools
         yield from parse_unmarked(reader, writer, _read)
+        if not writer.num_calls:
+            yield from parse_unmarked(reader, writer, read_call)
         yield from reader.rest(writer.text)
 
     def constraint(
@@ -53,10 +63,14 @@ class TgiFormat:
         schemas = [_named_schema(tool) for tool in tools]
         if choice is ToolChoice.AUTO:
             schemas.append(_named_schema(ToolDefinition(NO_TOOL)))
-        names = " | ".join(f"arguments_{index}" for index in range(len(schemas)))
-        rules = [f"arguments_{index}: %json {schema}" for index, schema in enumerate(schemas)]
+        names = " | ".join(f"function_{index}" for index in range(len(schemas)))
+        rules = [f"function_{index}: %json {schema}" for index, schema in enumerate(schemas)]
         calls = f'"{{\\"{_FUNCTION}\\": " ({names}) "}}"'
-        return calls_or_other_text(calls, "\n".join(rules), choice, f'"{_FUNCTION}"')
+        begin = rf'\{{\s*"{_FUNCTION}"'
+        if choice is ToolChoice.AUTO:
+            rules.append(call_rules(tools, lambda name: (f'{{"name": {name}, "parameters": ', "}")))
+            calls, begin = f"{calls} | call", f"{begin}|{named_begin(tools)}"
+        return calls_or_other_text(calls, "\n".join(rules), choice, begin)
 
 
 def _read(reader: TextReader, writer: PartWriter) -> Parsing[bool]:
