@@ -20,14 +20,14 @@ from tests.live_server import running_server
 DEMO_MODEL = Path(__file__).parents[2] / "core" / "tgi" / "demo" / "model"
 SECONDS = 300
 NUM_USERS = 16
+ARGUMENTS = {"null": ("--max-batch-total-tokens", "8192"), "tpu": ("--tpu-platform", "cpu")}
 
 
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory, tiny_model):
     backend, model = request.param
     log = tmp_path_factory.mktemp("guided") / "server.log"
-    arguments = ("--max-batch-total-tokens", "8192") if backend == "null" else ()
-    with running_server(model or tiny_model, backend, log, *arguments) as running:
+    with running_server(model or tiny_model, backend, log, *ARGUMENTS.get(backend, ())) as running:
         yield running
 
 
