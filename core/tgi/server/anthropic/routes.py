@@ -115,8 +115,8 @@ class AnthropicRoutes:
         _, body = await self._pipeline.read(http_request, CountTokensRequest)
         prompt = await self._prompt(body)
         with self._pipeline.slot():
-            encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
-        return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))
+            num_tokens = await self._state.tokenizer.count(prompt, add_special_tokens=False)
+        return json_response(msgspec.json.encode(InputTokens(num_tokens)))
 
     async def _events(self, request: TextRequest, model: str) -> AsyncGenerator[str, None]:
         """Yield the events of a stream. The last event is either `message_stop` or `error`. Raises
