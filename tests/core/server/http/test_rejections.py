@@ -81,6 +81,7 @@ CHECKS = {
     b"/v1/comple%74ions": check_openai,
     b"/v1/models": check_openai,
     MESSAGES: check_anthropic,
+    b"/v1/m%65ssages": check_anthropic,
     b"/v1/messages/count_tokens": check_anthropic,
 }
 
