@@ -16,6 +16,7 @@ from tgi.scheduler.block_manager import HASH_KEY_BYTES, BlockContext
 from tgi.scheduler.constraint import TokenConstraint
 from tgi.scheduler.masks import MaskBuilder
 from tgi.scheduler.planner import StepPlanner
+from tgi.scheduler.prompt_scores import NO_SCORES, NewPromptScores, next_prompt_scores
 from tgi.scheduler.records import (
     Request,
     SchedulerConfig,
@@ -29,7 +30,6 @@ from tgi.scheduler.step import (
     StepBuilder,
     StepInFlight,
     StepResult,
-    next_prompt_logprobs,
 )
 from tgi.types import FinishReason
 
@@ -196,15 +196,15 @@ class Scheduler:
         self._state.cache.register_computed(sequences[row] for row in valid)
         for row in valid:
             sequence = sequences[row]
-            scores: list[float | None] = []
+            scores = NO_SCORES
             if sequence.request.sampling.prompt_logprobs:
-                scores = next_prompt_logprobs(sequence, result.scores.get(step.handles[row]))
+                scores = next_prompt_scores(sequence, result.scores.get(step.handles[row]))
             if step.samples[row]:
                 outputs.append(
                     self._append(sequence, result, row, step.budgets.get(row, 1), scores)
                 )
-            elif scores:
-                outputs.append(_output(sequence, prompt_logprobs=scores))
+            elif scores[0]:
+                outputs.append(_output(sequence, scores=scores))
         if step.stats.num_prefill_rows:
             self._planner.pace.note(step.stats.num_tokens, output.times)
         else:
@@ -317,7 +317,7 @@ class Scheduler:
         result: StepResult,
         row: int,
         max_tokens: int,
-        scores: list[float | None],
+        scores: NewPromptScores,
     ) -> SequenceOutput:
         """Append the tokens that were sampled for a row to the row's sequence. Tokens after the one
         that ends the sequence are ignored.
@@ -328,6 +328,7 @@ class Scheduler:
                 f"the worker returned {len(token_ids)} tokens for a row of sequence"
                 f" {sequence.handle}, but 1 to {max_tokens} tokens were requested"
             )
+        prompt_logprobs, prompt_top = scores
         sequence.num_pending_tokens -= 1
         reason = None
         for number, token_id in enumerate(token_ids, 1):
@@ -355,9 +356,10 @@ class Scheduler:
             None,
             sequence.num_cached_tokens,
             sequence.queue_ns,
-            scores,
+            prompt_logprobs,
             logprobs,
             top,
+            prompt_top,
         )
         if reason is not None:
             self._state.finish(sequence)
@@ -384,10 +386,11 @@ def _output(
     *,
     reason: FinishReason | None = None,
     error: str | None = None,
-    prompt_logprobs: list[float | None] | None = None,
+    scores: NewPromptScores = NO_SCORES,
 ) -> SequenceOutput:
     """Return an output without tokens."""
     cached, queued = sequence.num_cached_tokens, sequence.queue_ns
+    logprobs, top = scores
     return SequenceOutput(
-        sequence.sequence_id, [], reason, error, cached, queued, prompt_logprobs or []
+        sequence.sequence_id, [], reason, error, cached, queued, logprobs, prompt_top=top
     )

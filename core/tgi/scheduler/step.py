@@ -20,7 +20,6 @@ from tgi.backend import (
     Int32Array,
     ModelRunnerOutput,
     NewSequence,
-    PromptScores,
     Rows,
     SchedulerOutput,
     empty_float32,
@@ -36,7 +35,6 @@ __all__ = [
     "StepBuilder",
     "StepInFlight",
     "StepResult",
-    "next_prompt_logprobs",
 ]
 
 TopTokens = tuple[tuple[int, float], ...]
@@ -358,25 +356,3 @@ def _top_tokens(output: ModelRunnerOutput) -> list[TopTokens]:
     """Return the top tokens of every sampled token."""
     top = list(zip(output.top_ids.tolist(), output.top_logprobs.tolist(), strict=True))
     return [tuple(top[first:last]) for first, last in pairwise(output.top_ptr.tolist())]
-
-
-def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:
-    """Return the prompt logprobs in `scores` that have not been sent yet, and mark them as sent.
-
-    Position 0 has no logprob, so its entry is None. Positions that were scored again after a
-    preemption are omitted.
-    """
-    if sequence.is_prompt_scored or (scores is None and sequence.num_prompt_tokens > 1):
-        return []
-    new_scores: list[float | None] = [] if sequence.num_sent_prompt_logprobs else [None]
-    if scores is not None:
-        skipped = sequence.num_sent_prompt_logprobs + len(new_scores) - scores.start
-        if skipped < 0:
-            raise RuntimeError(
-                f"the worker returned prompt scores from position {scores.start}, but the scores of"
-                f" the {-skipped} positions before it are missing"
-            )
-        values = scores.logprobs.tolist()[skipped:]
-        new_scores += [value if value == value else None for value in values]  # noqa: PLR0124 - NaN test
-    sequence.num_sent_prompt_logprobs += len(new_scores)
-    return new_scores

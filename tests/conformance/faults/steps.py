@@ -228,6 +228,41 @@ def scores_rolled(output, step):
     )
 
 
+def scores_without_tops(output, step):
+    """Return no top tokens of prompt positions, as a worker of an earlier interface version."""
+    return struct(
+        output,
+        prompt_scores=[
+            struct(s, top_ids=empty_int32(), top_logprobs=s.top_logprobs[:0])
+            for s in output.prompt_scores
+        ],
+    )
+
+
+def tops_of_the_next_position(output, step):
+    return struct(
+        output,
+        prompt_scores=[
+            struct(
+                s,
+                top_ids=np.roll(s.top_ids, -len(s.top_ids) // len(s.logprobs)),
+                top_logprobs=np.roll(s.top_logprobs, -len(s.top_ids) // len(s.logprobs)),
+            )
+            for s in output.prompt_scores
+        ],
+    )
+
+
+def tops_of_prompts_ascending(output, step):
+    return struct(
+        output,
+        prompt_scores=[
+            struct(s, top_ids=s.top_ids[::-1].copy(), top_logprobs=s.top_logprobs[::-1].copy())
+            for s in output.prompt_scores
+        ],
+    )
+
+
 def cut_ties(output, step):
     """Return no more top tokens than requested."""
     if not len(output.top_ptr):

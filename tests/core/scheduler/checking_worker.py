@@ -53,6 +53,16 @@ def allowed_tokens(step):
     return {row: np.flatnonzero(bits[i]).tolist() for i, row in enumerate(rows)}
 
 
+def top_tokens(value, count):
+    """Return the top tokens of a prompt position with this score."""
+    return tuple((rank, float(np.float32(value - rank))) for rank in range(count))
+
+
+def _top_arrays(values, count):
+    pairs = [pair for value in values for pair in top_tokens(value, count)]
+    return np.array([i for i, _ in pairs], np.int32), np.array([v for _, v in pairs], np.float32)
+
+
 def score(print_):
     return -float(print_ & 0xFF)
 
@@ -276,7 +286,14 @@ class CheckingWorker:
             sequence = self.sequences[handle]
             print_, row_scores = self._write(sequence, start, row_tokens)
             if sequence.new.sampling.prompt_logprobs and row_scores:
-                scores.append(PromptScores(handle, max(start, 1), np.array(row_scores, np.float32)))
+                scores.append(
+                    PromptScores(
+                        handle,
+                        max(start, 1),
+                        np.array(row_scores, np.float32),
+                        *_top_arrays(row_scores, sequence.new.sampling.top_n_tokens),
+                    )
+                )
             if rows.sample[row]:
                 if self.failures is not None and self.failures.random() < 0.01:
                     errors.append(RowError(handle, "row"))

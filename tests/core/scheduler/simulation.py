@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from types import MappingProxyType
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.core.scheduler.checking_worker import (
     fingerprint,
     score,
     start_print,
+    top_tokens,
 )
 from tests.core.scheduler.fake_constraint import EOS, FakeConstraint
 from tgi.backend import Agreement, CacheGroup, KVCachePlan, Limits, SamplingParams, SchedulerOutput
@@ -23,7 +25,7 @@ from tgi.types import FinishReason
 FEATURES = ("device_token", "prefix_cache", "prompt_logprobs", "logprobs")
 GREEDY = SamplingParams()
 DRAWN = SamplingParams(greedy=False)
-SCORED = SamplingParams(prompt_logprobs=True)
+SCORED = SamplingParams(prompt_logprobs=True, top_n_tokens=2)
 
 # Prompts may contain any of these ids. The worker samples only the first `VOCAB_SIZE`.
 NUM_TOKEN_IDS = 100
@@ -185,6 +187,8 @@ class Simulation:
             assert stream.end is None, "an output after the end"
             stream.tokens += output.token_ids
             stream.scores += output.prompt_logprobs
+            for value, top in zip_longest(output.prompt_logprobs, output.prompt_top, fillvalue=()):
+                assert top == (() if value is None else top_tokens(value, 2))
             if output.finish_reason is not None or output.error is not None:
                 stream.end = output
 

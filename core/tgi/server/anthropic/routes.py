@@ -58,8 +58,8 @@ class AnthropicRoutes:
         _, body = await self._pipeline.read(http_request, CountTokensRequest)
         prompt = await message_prompt(body, self._state)
         with self._pipeline.slot():
-            encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
-        return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))
+            num_tokens = await self._state.tokenizer.count(prompt, add_special_tokens=False)
+        return json_response(msgspec.json.encode(InputTokens(num_tokens)))
 
     async def _events(
         self, request: TextRequest, writer: MessageWriter

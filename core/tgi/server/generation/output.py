@@ -115,6 +115,7 @@ class GeneratedSequence:
         self._pieces: list[str] = []
         self._held = ""  # text that follows the pieces and may become a stop string
         self._prompt_logprobs: list[float | None] = []
+        self._prompt_top: list[TopTokens] = []  # one entry per entry of `_prompt_logprobs`
         self._began = time.perf_counter()
         self._validation_seconds = validation_seconds
         self._queue_seconds = 0.0
@@ -180,10 +181,18 @@ class GeneratedSequence:
         pairs = zip(self._request.prompt_token_ids, self._prompt_logprobs, strict=False)
         return [self._scored(token_id, logprob) for token_id, logprob in pairs]
 
+    @property
+    def prefill_top(self) -> list[list[ScoredToken]]:
+        """The most likely tokens at each position of `prefill`. The list of a position is empty if
+        the position has no log probability or the backend returns no top tokens of prompts.
+        """
+        return [[self._scored(*pair) for pair in top[: self._max_top]] for top in self._prompt_top]
+
     def note(self, output: SequenceOutput) -> None:
         """Record prompt log probabilities, the queue time and the number of cached tokens."""
         if output.prompt_logprobs:
             self._prompt_logprobs.extend(output.prompt_logprobs)
+            self._prompt_top.extend(output.prompt_top or [()] * len(output.prompt_logprobs))
         if not self.num_generated_tokens:
             self._queue_seconds = output.queue_ns * _NANOSECONDS
             self.num_cached_tokens = output.num_cached_tokens

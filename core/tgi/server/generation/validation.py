@@ -269,7 +269,9 @@ def _sampling_agreement(candidate: Candidate) -> None:
 
 
 def _prompt_token_ids(candidate: Candidate) -> None:
-    ids = candidate.request.prompt_token_ids or ()
+    # Ids after the limit are not read, because the prompt is then rejected as too long. The event
+    # loop would otherwise be blocked by a list of a million ids.
+    ids = (candidate.request.prompt_token_ids or ())[: candidate.config.max_total_tokens]
     check_sent_ids(ids, candidate.agreement.vocab_size, "prompt")
 
 

@@ -294,8 +294,7 @@ class ScriptedCore:
         for error in output.errors:
             self.live[error.sequence].error = error.message or "an error without a message"
         for scores in output.prompt_scores:
-            known = self.live[scores.sequence].prompt_scores
-            known |= {scores.start + i: value for i, value in enumerate(scores.logprobs.tolist())}
+            self.live[scores.sequence].add_prompt_scores(scores)
         for vector in output.pooled:
             self.live[vector.sequence].pooled = vector.values
 

@@ -262,8 +262,16 @@ class NullWorker:
         first, last = max(start, 1), min(start + count, sequence.new.num_prompt_tokens)
         if first >= last:
             return []
+        ranks = np.arange(sequence.new.sampling.top_n_tokens)
+        ids = (sequence.new.tokens[first:last, None] + ranks) % self._vocab_size
         return [
-            PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))
+            PromptScores(
+                sequence.new.sequence,
+                first,
+                np.full(last - first, _LOGPROB, np.float32),
+                ids.astype(np.int32).reshape(-1),
+                np.tile(_LOGPROB * (ranks + 1), last - first).astype(np.float32),
+            )
         ]
 
     def _failed_by_chance(self, step: SchedulerOutput, rng: random.Random | None) -> set[int]:
