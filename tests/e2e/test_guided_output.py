@@ -1,8 +1,8 @@
-"""Random JSON schemas against running servers: every complete answer is valid, on every backend
-that applies masks. `jsonschema` checks the answers.
+"""Random JSON schemas against running servers: every complete response is valid, on every backend
+that applies masks. `jsonschema` checks the responses.
 
-The null backend returns a random token that the mask allows, so its answers show every value that a
-grammar allows. The other backends sample with random weights or with the demo model.
+The null backend returns a random token that the mask allows, so its responses show every
+value that a grammar allows. The other backends sample with random weights or with the demo model.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ def server(request, tmp_path_factory, tiny_model):
         yield running
 
 
-async def answer(client, slots, schema, seed):
-    """The status and the text of an answer. The text is None if the length limit ended it."""
+async def generate(client, slots, schema, seed):
+    """The status and the text of a response. The text is None if the length limit ended it."""
     parameters = {
         "max_new_tokens": 120,
         "do_sample": True,
@@ -52,22 +52,22 @@ async def answer(client, slots, schema, seed):
 
 
 async def check_schemas(server, num_schemas, num_seeds):
-    """Returns the number of complete answers."""
+    """Returns the number of complete responses."""
     slots, num_complete, num_rejected = asyncio.Semaphore(NUM_USERS), 0, 0
     async with httpx.AsyncClient(base_url=server.url, timeout=SECONDS) as client:
         for number in range(num_schemas):
             schema = generated.root(Random(number))
-            answers = await asyncio.gather(
-                *(answer(client, slots, schema, seed) for seed in range(num_seeds))
+            responses = await asyncio.gather(
+                *(generate(client, slots, schema, seed) for seed in range(num_seeds))
             )
-            statuses = {status for status, _ in answers}
-            assert len(statuses) == 1, (schema, answers)
+            statuses = {status for status, _ in responses}
+            assert len(statuses) == 1, (schema, responses)
             if statuses != {200}:
-                assert statuses == {422}, (schema, answers)
+                assert statuses == {422}, (schema, responses)
                 num_rejected += 1
                 continue
             validator = jsonschema.Draft202012Validator(schema)
-            for _, text in answers:
+            for _, text in responses:
                 if text is not None:
                     num_complete += 1
                     assert validator.is_valid(json.loads(text)), (schema, text)
@@ -85,17 +85,17 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("server", [NULL, OTHERS[0]], indirect=True)
-async def test_answers_are_valid(server):
+async def test_responses_are_valid(server):
     assert await check_schemas(server, 12, 2) > 6
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("server", OTHERS, indirect=True)
-async def test_answers_to_50_schemas_are_valid(server):
+async def test_responses_to_50_schemas_are_valid(server):
     assert await check_schemas(server, 50, 4) > 60
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("server", [NULL], indirect=True)
-async def test_answers_to_500_schemas_are_valid(server):
+async def test_responses_to_500_schemas_are_valid(server):
     assert await check_schemas(server, 500, 20) > 5000

@@ -128,7 +128,7 @@ def streamed_choice(client, body):
 
 
 @pytest.mark.long
-def test_100_answers_follow_their_schemas(real_server):
+def test_100_responses_follow_their_schemas(real_server):
     with httpx.Client(base_url=real_server.url, timeout=SECONDS) as client:
         for question, schema in questions():
             plain = client.post(

@@ -341,7 +341,7 @@ class Scheduler:
             sequence.constraint.accept(token_ids[-1])
             if sequence.constraint.error:
                 self._state.finish(sequence)
-                return _output(sequence, error=sequence.constraint.error, prompt_logprobs=scores)
+                return _output(sequence, error=sequence.constraint.error, scores=scores)
             if sequence.constraint.is_complete:
                 reason = FinishReason.EOS_TOKEN
         if max_tokens > 1:

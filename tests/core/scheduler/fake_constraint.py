@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.core.scheduler.checking_worker import VOCAB_SIZE
+from tests.core.scheduler.fingerprints import VOCAB_SIZE
 
 EOS = 7
 WIDTH = 4  # int32 words of a mask

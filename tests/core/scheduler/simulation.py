@@ -8,15 +8,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tests.core.scheduler.checking_worker import (
-    CheckingWorker,
+from tests.core.scheduler.checking_worker import CheckingWorker
+from tests.core.scheduler.fake_constraint import EOS, FakeConstraint
+from tests.core.scheduler.fingerprints import (
     choose,
     fingerprint,
     score,
     start_print,
     top_tokens,
 )
-from tests.core.scheduler.fake_constraint import EOS, FakeConstraint
 from tgi.backend import Agreement, CacheGroup, KVCachePlan, Limits, SamplingParams, SchedulerOutput
 from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.scheduler.draw import uniform_draws

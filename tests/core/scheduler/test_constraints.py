@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.scheduler.checking_worker import VOCAB_SIZE, allowed_tokens
 from tests.core.scheduler.fake_constraint import EOS, FakeConstraint, FakeGrammar
+from tests.core.scheduler.fingerprints import VOCAB_SIZE, allowed_tokens
 from tests.core.scheduler.simulation import DRAWN, FEATURES, GREEDY, SCORED, Simulation
 from tests.core.scheduler.simulation import make_agreement as make
 from tests.core.scheduler.test_properties import agreements

@@ -9,7 +9,7 @@ import random
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.core.scheduler.checking_worker import VOCAB_SIZE
+from tests.core.scheduler.fingerprints import VOCAB_SIZE
 from tests.core.scheduler.simulation import (
     DRAWN,
     FEATURES,

@@ -348,9 +348,8 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or the last output of a sequence has no token. If the server ends before
-        the sequences, the error is `UnhealthyError`. Events that precede the failure are returned
-        first.
+        engine was closed or the last output of a sequence has no token. If the server ends first,
+        the error is `UnhealthyError`. Events that precede the failure are returned first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
