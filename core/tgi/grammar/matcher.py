@@ -243,9 +243,9 @@ def _parser(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
     if not mask.any():
         raise GrammarError(DEAD_END)
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
-    trial = parser.deep_copy()
-    trial.consume_token(int(np.argmax(bits)))
-    _check(trial)
+    copy = parser.deep_copy()
+    copy.consume_token(int(np.argmax(bits)))
+    _check(copy)
     return parser
 
 
