@@ -24,6 +24,7 @@ CLIENTS_STAMP := .venv-clients/installed
 LARGE_CLIENTS_STAMP := .venv-clients/installed-large
 NODE_STAMP := .node-clients/installed
 TPU_STAMP := .venv-tpu/installed
+REAL_MODEL := .real-weights/smollm2/config.json
 PROJECTS := pyproject.toml $(MEMBERS:%=%/pyproject.toml)
 
 .PHONY: serve test test-long check check-tpu dist bench clean
@@ -35,8 +36,8 @@ serve: $(STAMP)
 test: $(STAMP) $(CLIENTS_STAMP)
 	$(BIN)/python -m pytest -q -m "not long" -n $(TEST_PROCESSES) --dist loadfile tests
 
-# The clients for Node require npm.
-test-long: $(STAMP) $(LARGE_CLIENTS_STAMP) $(NODE_STAMP)
+# The clients for Node require npm. The real weights have 270 MB.
+test-long: $(STAMP) $(LARGE_CLIENTS_STAMP) $(NODE_STAMP) $(REAL_MODEL)
 	$(BIN)/python -m pytest -q -m long tests
 
 check: $(STAMP)
@@ -62,7 +63,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-clients .node-clients .venv-tpu dist build
+	rm -rf .venv .venv-clients .node-clients .venv-tpu .real-weights dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
@@ -89,6 +90,11 @@ $(NODE_STAMP): tests/compat/node/package.json
 	@mkdir -p .node-clients
 	cp $< .node-clients/
 	npm install --prefix .node-clients --no-audit --no-fund
+	@touch $@
+
+$(REAL_MODEL): tools/real_weights.py | $(STAMP)
+	rm -rf .real-weights
+	$(BIN)/python $< .real-weights
 	@touch $@
 
 $(TPU_STAMP): backends/tpu/pyproject.toml constraints.txt | $(BIN)/python

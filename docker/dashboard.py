@@ -163,6 +163,22 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
             quantiles("tgi_batch_concat_duration", _DECODE),
         ),
     ],
+    "Grammars": [
+        ("Compilation", "timeseries", "s", quantiles("tgi_grammar_compile_duration")),
+        ("Masks of a step", "timeseries", "s", quantiles("tgi_grammar_mask_duration")),
+        (
+            "Grammars per second",
+            "timeseries",
+            "ops",
+            {
+                "compiled": rate("tgi_grammar_compile_duration_count"),
+                "in the cache": rate("tgi_grammar_cache_hit"),
+                "rejected": rate("tgi_grammar_rejection"),
+                "ended with an error": rate("tgi_grammar_error"),
+            },
+        ),
+        ("Masks per second", "timeseries", "ops", {"": rate("tgi_grammar_mask_count")}),
+    ],
 }
 """The panels of each row: title, kind, unit, and queries by legend."""
 

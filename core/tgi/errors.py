@@ -11,6 +11,7 @@ TgiError
 │   ├── ValidationError             422 `validation`
 │   ├── ContextLengthError          400 `validation`
 │   ├── TemplateError               422 `template_error`
+│   ├── ToolError                   422 `tool_error`
 │   ├── OverloadedError             429 `overloaded`
 │   ├── GenerationError             424 `generation`
 │   ├── IncompleteGenerationError   500 `incomplete_generation`
@@ -51,6 +52,7 @@ __all__ = [
     "StartError",
     "TemplateError",
     "TgiError",
+    "ToolError",
     "UnhealthyError",
     "ValidationError",
 ]
@@ -127,6 +129,14 @@ class TemplateError(RequestError):
     status = 422
     error_type = "template_error"
     prefix = "Template error: "
+
+
+class ToolError(RequestError):
+    """The tools of a request are invalid or cannot be used."""
+
+    status = 422
+    error_type = "tool_error"
+    prefix = "Tool error: "
 
 
 class OverloadedError(RequestError):

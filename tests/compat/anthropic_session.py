@@ -43,7 +43,7 @@ def check_models(client: anthropic.Anthropic) -> None:
 def check_errors(client: anthropic.Anthropic) -> None:
     for wrong in (
         {"max_tokens": 0},
-        {"max_tokens": 3, "tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+        {"max_tokens": 3, "tools": [{"type": "web_search_20250305", "name": "web_search"}]},
     ):
         for stream in (False, True):
             try:

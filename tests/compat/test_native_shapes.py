@@ -41,7 +41,7 @@ INVALID = [
     {"top_n_tokens": 6},
     {"truncate": 0},
     {"seed": 1, "best_of": 2, "do_sample": True},
-    {"grammar": {"type": "regex", "value": "a"}},
+    {"grammar": {"type": "json", "value": {}}},
     {"adapter_id": "a"},
 ]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.conformance.step_builders import FIRST, PROMPT, new, replace, rows, second, send, step
 from tests.core.scheduler.simulation import NUM_TOKEN_IDS, SCORED, Simulation, make_agreement
+from tests.core.scheduler.test_constraints import add_random as add_constrained
 from tests.core.scheduler.test_properties import add_random, agreements
 from tgi.backend import SAMPLING_FIELDS, CacheGroup, GrammarMasks, SamplingParams, empty_int32
 from tgi.testing.step_limits import BrokenRuleError
@@ -38,6 +39,10 @@ class RuledWorker:
         self.rules.submit(step)
         self._inner.submit(step)
 
+    def submit_masks(self, masks):
+        self.rules.submit_masks(masks)
+        self._inner.submit_masks(masks)
+
     def collect(self):
         step, output = self._inner.collect()
         self.rules.collect(output)
@@ -45,9 +50,15 @@ class RuledWorker:
 
 
 @settings(max_examples=60, deadline=None)
-@given(agreements(), st.integers(0, 2**32), st.booleans())
-def test_the_scheduler_respects_negotiated_limits(agreement, seed, fails):
+@given(
+    agreements(),
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.sampled_from([(), ("mask",), ("late_mask",), ("mask", "late_mask")]),
+)
+def test_the_scheduler_respects_negotiated_limits(agreement, seed, fails, mask_features):
     rng = random.Random(seed)
+    agreement = replace(agreement, features=(*agreement.features, *mask_features))
     simulation = Simulation(agreement, failures=random.Random(seed) if fails else None)
     simulation.worker = RuledWorker(simulation.worker)
     agreed = replace(
@@ -56,7 +67,7 @@ def test_the_scheduler_respects_negotiated_limits(agreement, seed, fails):
     simulation.worker.rules = StepRules(agreed)
     for _ in range(20):
         for _ in range(rng.choice([0, 0, 1, 3])):
-            add_random(simulation, rng)
+            (add_constrained if mask_features else add_random)(simulation, rng)
         live = [
             i
             for i, stream in simulation.streams.items()
@@ -179,9 +190,10 @@ def masks(step_id=1, row=(0,), words=(1,) * MASK_WORDS_PER_ROW):
     return GrammarMasks(step_id, np.array(row, np.int32), np.array(words, np.int32))
 
 
-def masked_step():
+def masked_step(is_masked=True, row=PROMPT, sample=1):
     rules = StepRules(make_agreement(features=("late_mask",)))
-    rules.submit(step(rows(PROMPT), added=[new(is_masked=True)], mask="late"))
+    work = rows(row, sample=sample)
+    rules.submit(step(work, added=[new(is_masked=is_masked)], mask="late"))
     return rules
 
 
@@ -200,6 +212,8 @@ def test_late_masks_follow_their_step():
             f"a mask must have {MASK_WORDS_PER_ROW} words",
         ),
         (masks(row=(1,)), "The masks are for the rows"),
+        (masks(words=(0,) * MASK_WORDS_PER_ROW), "allows no token"),
+        (masks(words=(1, 0, 0, 16)), "an id outside the vocabulary"),
         (None, "before its masks"),
     ],
 )
@@ -207,6 +221,19 @@ def test_invalid_late_masks_are_rejected(late_masks, part):
     rules = masked_step()
     with pytest.raises(BrokenRuleError, match=part):
         rules.collect() if late_masks is None else rules.submit_masks(late_masks)
+
+
+def test_late_masks_may_have_no_rows():
+    rules = masked_step()
+    rules.submit_masks(masks(row=(), words=()))
+    rules.collect()
+
+
+@pytest.mark.parametrize("changes", [{"is_masked": False}, {"sample": 0}])
+def test_a_mask_needs_a_sampled_row_of_a_masked_sequence(changes):
+    rules = masked_step(**changes)
+    with pytest.raises(BrokenRuleError, match="may sample 0 tokens of a masked sequence"):
+        rules.submit_masks(masks())
 
 
 WITH_ENCODER = (CacheGroup("full", 16), CacheGroup("cross", 10))

@@ -74,14 +74,18 @@ BROKEN_SEVERAL = {
     ),
     "one mask for three tokens": (
         [
-            BEGUN,
+            replace(BEGUN, added=[new(is_masked=True)]),
             step(
-                several(),
+                several(draft_tokens=[1, 2]),
                 mask="inline",
                 masks=GrammarMasks(1, np.array([0], np.int32), MASK_OF_ONE_ROW),
             ),
         ],
         "1 masks, but it may sample 3 tokens",
+    ),
+    "three tokens of a masked sequence without drafts": (
+        [replace(BEGUN, added=[new(is_masked=True)]), step(several())],
+        "several tokens without draft tokens",
     ),
     "a token of a pooled sequence": ([replace(BEGUN, added=[new(pooling="last")])], "pooled"),
     "images that overlap": (

@@ -83,6 +83,8 @@ def parse(*arguments, **variables):
 
 OUR_OPTIONS = {
     "backend": "auto",
+    "tool-call-parser": "auto",
+    "reasoning-parser": "auto",
     "max-concurrent-requests-per-client": None,
     "http-max-connections": None,
     "http-max-head-bytes": 65_536,

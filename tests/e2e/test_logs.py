@@ -26,6 +26,7 @@ def requests():
         "/generate",
         {"inputs": CANARY, "parameters": {"grammar": {"type": "regex", "value": CANARY}}},
     )
+    yield "/v1/completions", {"prompt": CANARY, "max_tokens": 2, "guided_regex": f"({CANARY}"}
     yield "/v1/completions", {"model": CANARY, "prompt": CANARY, "max_tokens": 2, "user": CANARY}
     yield "/v1/completions", {"prompt": CANARY, "suffix": CANARY}
     yield (
@@ -37,6 +38,8 @@ def requests():
         "/v1/chat/completions",
         {"messages": [message], "tools": [{"type": "function", "function": {"name": CANARY}}]},
     )
+    yield "/v1/chat/completions", {"messages": [message], "chat_template_kwargs": {"x": CANARY}}
+    yield "/v1/chat/completions", {"messages": [message], "reasoning_effort": CANARY}
     yield "/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": CANARY}]}]}
     yield f"/{CANARY}", {}
 

@@ -50,13 +50,7 @@ class NativeSampler:
         rows = self._rows
         if rows is None or not rows.are_of(sequences, logits):
             rows = self._rows = self.bind(logits, sequences)
-        if mask is None:
-            return rows.sample(lengths, draws)
-        rows.mask(*mask)
-        try:
-            return rows.sample(lengths, draws)
-        finally:
-            rows.unmask()  # the mask words are only valid during this step
+        return rows.sample(lengths, draws, mask)
 
     def bind(self, logits: Tensor, sequences: list[SampledSequence]) -> BoundRows:
         """Create the records of these sequences for repeated sampling from one logits buffer."""
@@ -99,19 +93,24 @@ class BoundRows:
         is_same = logits.data_ptr() == own.data_ptr() and logits.stride(0) == own.stride(0)
         return is_same and sequences == self._sequences
 
-    def mask(self, rows: Sequence[int], words: Int32Array) -> None:
-        """Constrain `rows` by the bits in `words` [k, mask_width] until `unmask` is called.
-
-        The caller must keep `words` alive.
-        """
-        self._rows["mask"][rows] = words.ctypes.data + np.arange(len(rows)) * words.strides[0]
-
-    def unmask(self) -> None:
-        """Remove the constraints of all rows."""
-        self._rows["mask"] = 0
-
-    def sample(self, lengths: Sequence[int] | Int32Array, draws: Float32Array) -> SampledTokens:
+    def sample(
+        self,
+        lengths: Sequence[int] | Int32Array,
+        draws: Float32Array,
+        mask: tuple[Sequence[int], Int32Array] | None = None,
+    ) -> SampledTokens:
         """Sample one token per row. See `TokenSampler.sample`."""
+        if mask is None:
+            return self._sample(lengths, draws)
+        constrained, words = mask
+        places = np.arange(len(constrained)) * words.strides[0]
+        self._rows["mask"][constrained] = words.ctypes.data + places
+        try:
+            return self._sample(lengths, draws)
+        finally:
+            self._rows["mask"] = 0  # the mask words are only valid during this step
+
+    def _sample(self, lengths: Sequence[int] | Int32Array, draws: Float32Array) -> SampledTokens:
         if self._has_draws:
             self._draws[:] = draws
         for row in self._with_context:  # sampling these rows needs the preceding token ids

@@ -34,7 +34,7 @@ from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.input_batch import health_arrays
 from tgi_tpu.model import decoder
 from tgi_tpu.sampling.parameters import sampling_arrays
-from tgi_tpu.sampling.sampler import SampledRows, SamplingArrays, sample, score_tokens
+from tgi_tpu.sampling.sampler import SampledRows, SamplingArrays, sample, score_prompt_tokens
 from tgi_tpu.step_arrays import StepArrays
 from tgi_tpu.weights.parameters import Parameters
 
@@ -120,11 +120,13 @@ def score(  # noqa: PLR0917 - as above
     hidden: jax.Array,  # [T, H]
     indices: jax.Array,  # int32 [R]
     targets: jax.Array,  # int32 [R]
-) -> jax.Array:
+    num_tops: jax.Array,  # int32 scalar
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the raw log probabilities float32 [R] of the ids `targets` [R] after the tokens
-    `indices` [R].
+    `indices` [R], and the most likely tokens after these tokens, as `score_prompt_tokens`.
     """
-    return score_tokens(decoder.logits(spec, parameters, hidden[indices], attention=plan), targets)
+    logits = decoder.logits(spec, parameters, hidden[indices], attention=plan)
+    return score_prompt_tokens(logits, targets, num_tops)
 
 
 def write_history(history: jax.Array, row: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -174,7 +176,8 @@ class Programs:
 
     def scorer(self, shape: StepShape) -> Compiled:
         """Return the program that scores prompt tokens. Its arguments are parameters, hidden
-        vectors, indices and targets. Its result is the log probabilities of the targets.
+        vectors, indices, targets and the number of top tokens. Its results are the log
+        probabilities of the targets, and the ids and log probabilities of the top tokens.
 
         One call scores as many tokens as the shape has sequences.
         """
@@ -264,9 +267,8 @@ class Programs:
     def _lower_scorer(self, shape: StepShape) -> Lowered:
         hidden = self._array((shape.num_tokens, self._loaded.spec.hidden_size), self._loaded.dtype)
         rows = self._array((shape.num_sequences,), jnp.int32)
-        return self._score.lower(
-            jax.tree.map(_laid_out_like, self._loaded.parameters), hidden, rows, rows
-        )
+        parameters = jax.tree.map(_laid_out_like, self._loaded.parameters)
+        return self._score.lower(parameters, hidden, rows, rows, self._array((), jnp.int32))
 
     def _lower_history_writer(self) -> Lowered:
         row, tokens = self._array((), jnp.int32), self._array(self._history.shape[1:], jnp.int32)

@@ -152,15 +152,15 @@ class ModelRunner:
         # This call is needed for a step that samples nothing. If the step samples tokens,
         # `device_get` below waits for the step in any case.
         jax.block_until_ready(first.logits)
-        tokens, logprobs = jax.device_get(
-            (first.tokens, None if first.scores is None else first.scores.logprobs)
+        tokens, scored = jax.device_get(
+            (first.tokens, None if first.scores is None else first.scores.parts)
         )
         # The device runs one step after the other.
         began, self._last_ready = max(first.dispatched_at, self._last_ready), self._clock()
         times = StepTimes(
             prepare=first.prepare_ns, forward=self._last_ready - began, compile=first.compile_ns
         )
-        scores = [] if first.scores is None else first.scores.records(logprobs)
+        scores = [] if first.scores is None else first.scores.records(scored)
         shape = None if first.batch is None else first.batch.shape
         return step_result(
             first.step, first.sampled, tokens, scores=scores, times=times, shape=shape
@@ -256,7 +256,7 @@ class ModelRunner:
 
     def _score_prompts(self, batch: InputBatch, hidden: jax.Array) -> PendingScores | None:
         """For each computed position that is followed by a prompt token, compute the logprob of
-        this prompt token.
+        this prompt token and the top tokens.
 
         Each call scores at most as many tokens as a step has rows with logits. Scoring a prompt
         therefore needs no more memory for logits than any other step.
@@ -267,11 +267,15 @@ class ModelRunner:
         num_rows = batch.shape.num_sequences
         for first in range(0, len(scores.targets), num_rows):
             part = slice(first, first + num_rows)
-            indices, targets = self._put(
-                (padded(scores.indices[part], num_rows), padded(scores.targets[part], num_rows))
+            arguments = self._put(
+                (
+                    padded(scores.indices[part], num_rows),
+                    padded(scores.targets[part], num_rows),
+                    np.int32(max(scores.num_tops)),
+                )
             )
             scorer = self._programs.scorer(batch.shape)
-            scores.logprobs.append(scorer(self._loaded.parameters, hidden, indices, targets))
+            scores.parts.append(scorer(self._loaded.parameters, hidden, *arguments))
         return scores
 
     def _sample(self, in_flight: _StepInFlight) -> None:

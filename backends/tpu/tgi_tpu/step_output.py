@@ -45,17 +45,18 @@ class PendingScores:
     handles: list[int]
     starts: list[int]  # position of each sequence's first scored token
     counts: list[int]
+    num_tops: list[int]  # number of top tokens that each sequence requests
     indices: Int32Array
     targets: Int32Array
-    # Log probabilities of all targets, in padded parts of equal length.
-    logprobs: list[jax.Array] = field(default_factory=list)
+    # The results of `score_prompt_tokens` for all targets, in padded parts of equal length.
+    parts: list[tuple[jax.Array, jax.Array, jax.Array]] = field(default_factory=list)
 
     @classmethod
     def of(cls, layout: StepLayout) -> PendingScores | None:
         """Return the scored prompt positions that follow a position of the step. Returns None if
         there are no such positions.
         """
-        scores = cls([], [], [], empty_int32(), empty_int32())
+        scores = cls([], [], [], [], empty_int32(), empty_int32())
         indices, targets = list[Int64Array](), list[Int32Array]()
         firsts = layout.ends - layout.counts
         for row, state in enumerate(layout.states):
@@ -68,6 +69,7 @@ class PendingScores:
             scores.handles.append(state.handle)
             scores.starts.append(start + 1)
             scores.counts.append(last - start - 1)
+            scores.num_tops.append(state.sampling.top_n_tokens)
             indices.append(firsts[row] + np.arange(last - start - 1))
             targets.append(state.prompt[start + 1 : last])
         if not targets:
@@ -76,15 +78,29 @@ class PendingScores:
             scores.handles,
             scores.starts,
             scores.counts,
+            scores.num_tops,
             np.concatenate(indices).astype(np.int32),
             np.concatenate(targets),
         )
 
-    def records(self, logprobs: Sequence[Float32Array]) -> list[PromptScores]:
-        """Return one record per sequence. `logprobs` are the arrays of the field, on the host."""
-        parts = np.split(np.concatenate(logprobs)[: len(self.targets)], np.cumsum(self.counts)[:-1])
+    def records(
+        self, parts: Sequence[tuple[Float32Array, Int32Array, Float32Array]]
+    ) -> list[PromptScores]:
+        """Return one record per sequence. `parts` are the arrays of the field, on the host."""
+        ends = np.cumsum(self.counts)[:-1]
+        logprobs, top_ids, top_logprobs = (
+            np.split(np.concatenate(arrays)[: len(self.targets)], ends)
+            for arrays in zip(*parts, strict=True)
+        )
         return [
-            PromptScores(*scored) for scored in zip(self.handles, self.starts, parts, strict=True)
+            PromptScores(
+                handle,
+                self.starts[i],
+                logprobs[i],
+                top_ids[i][:, : self.num_tops[i]].reshape(-1),
+                top_logprobs[i][:, : self.num_tops[i]].reshape(-1),
+            )
+            for i, handle in enumerate(self.handles)
         ]
 
 

@@ -43,13 +43,12 @@ from tgi_tpu.model import decoder
 from tgi_tpu.model.layer_groups import attention_of
 from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
 from tgi_tpu.runner import ModelRunner
-from tgi_tpu.sampling.sampler import MAX_TOP_TOKENS
+from tgi_tpu.sampling.sampler import MAX_TOP_N
 from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
 _MAX_STEP_TOKENS = 1024  # the default; matrix products reach their full throughput at this size
-_MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for tokens with equal scores
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
 
@@ -129,7 +128,7 @@ class TpuPart:
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
             sampling=tuple(sorted(SAMPLING_FIELDS)),
-            sampling_caps={"top_n_tokens": _MAX_TOP_N},
+            sampling_caps={"top_n_tokens": MAX_TOP_N},
             memory=plan.memory,
             facts=self._facts(),
             dtype=msgspec.convert(dtype, Dtype),

@@ -95,7 +95,7 @@ class SamplingParams(Record, frozen=True):
     typical_p: float = 1.0  # 1 = off
     min_p: float = 0.0  # 0 = off
     logprobs: LogprobsMode = "none"
-    top_n_tokens: int = 0
+    top_n_tokens: int = 0  # per output token and, with `prompt_logprobs`, per prompt token
     prompt_logprobs: bool = False  # raw log-softmax of every prompt token
 
 
@@ -204,6 +204,9 @@ class GrammarMasks(Record, frozen=True):
     token can be computed, so `max_tokens` of a constrained row is 1. The masks of a row are
     consecutive. The first mask applies to the first token. Mask i + 1 applies to the token after
     draft token i. It is used only if draft token i is accepted.
+
+    Each mask allows at least one token. A row without a mask may sample any token, even if its
+    sequence is masked. Late masks are sent exactly once per step, and may have no rows.
     """
 
     step_id: int
@@ -225,11 +228,20 @@ class SchedulerOutput(Record, frozen=True):
 
 
 class PromptScores(Record, frozen=True):
-    """Raw logprobs of the prompt tokens at positions `start` … `start + len(logprobs) - 1`."""
+    """Raw logprobs of the n prompt tokens at positions `start` … `start + n - 1`.
+
+    If the sequence requests top tokens (`SamplingParams.top_n_tokens` is above 0), the record also
+    contains the k most likely tokens of each position. The number k is `top_n_tokens`, or the size
+    of the vocabulary if that is smaller. A position has exactly k top tokens, even if further
+    tokens have the same logprob as the last one. An older worker leaves both arrays empty.
+    """
 
     sequence: int  # handle
     start: int
-    logprobs: Float32Array
+    logprobs: Float32Array  # [n]
+    # [n * k] ids, position after position, in descending order of logprob
+    top_ids: Int32Array = msgspec.field(default_factory=empty_int32)
+    top_logprobs: Float32Array = msgspec.field(default_factory=empty_float32)  # [n * k]
 
 
 class PooledVector(Record, frozen=True):

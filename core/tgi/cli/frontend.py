@@ -24,6 +24,7 @@ from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.otlp import OtlpExporter
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
+from tgi.text.output import OutputFormats
 
 __all__ = ["Frontend"]
 
@@ -40,6 +41,7 @@ class Frontend:
     model: Model
     tokenizer: Tokenizer
     chat_template: ChatTemplateRenderer | None
+    output_formats: OutputFormats
     exporter: SpanExporter | None
 
     @classmethod
@@ -54,8 +56,10 @@ class Frontend:
         exporter. Callbacks that stop the template process and the exporter are added to `parts`.
         """
         tokenizer, chat_template = await asyncio.to_thread(read_texts, options, model)
+        output_formats = _output_formats(options, tokenizer, chat_template)
         renderer = await _start_chat_template(chat_template, parts)
-        return cls(options, environment, model, tokenizer, renderer, _start_traces(options, parts))
+        exporter = _start_traces(options, parts)
+        return cls(options, environment, model, tokenizer, renderer, output_formats, exporter)
 
     def application(
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
@@ -75,7 +79,15 @@ class Frontend:
         pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
         parts.callback(pool.close)
         return create_app(
-            ServerState(config, engine, pool, self.chat_template, metrics, self.exporter)
+            ServerState(
+                config,
+                engine,
+                pool,
+                self.chat_template,
+                metrics,
+                self.exporter,
+                self.output_formats,
+            )
         )
 
 
@@ -102,6 +114,28 @@ def _unknown_tokens_line(tokenizer: Tokenizer, agreement: Agreement) -> str | No
         f" {number} (`{text}`). The model has {agreement.vocab_size} token ids. A prompt that"
         " contains such a token is rejected. Resize the embedding of the model, or remove the"
         " tokens from tokenizer.json."
+    )
+
+
+def _output_formats(
+    options: ServeOptions, tokenizer: Tokenizer, chat_template: ChatTemplate | None
+) -> OutputFormats:
+    """Choose the formats of tool calls and reasoning from all chat templates of the model, unless
+    options name the formats.
+    """
+    sources = {} if chat_template is None else chat_template.sources
+    # The texts are not decoded, because some tokenizers cannot decode a single special token.
+    texts = {
+        number: tokenizer.backend.id_to_token(number)
+        for number in tokenizer.special_ids
+        if number >= 0
+    }
+    special_ids = {text: number for number, text in texts.items() if text is not None}
+    return OutputFormats.detect(
+        "\n".join(sources.values()),
+        special_ids,
+        tool_call_parser=options.tool_call_parser,
+        reasoning_parser=options.reasoning_parser,
     )
 
 

@@ -14,10 +14,19 @@ from typing import final
 from tgi.config.option import Option, option, option_rows
 from tgi.config.quantization import QUANTIZATION_MEANINGS
 
-__all__ = ["OPTIONS", "ServeOptions"]
+__all__ = ["OPTIONS", "REASONING_PARSERS", "TOOL_CALL_PARSERS", "ServeOptions"]
 
 _MODEL, _HARDWARE, _LIMITS = "Model", "Hardware", "Limits"
 _SCHEDULING, _SERVER, _LOGS = "Scheduling", "Server", "Logs and telemetry"
+
+TOOL_CALL_PARSERS = (
+    *("auto", "none", "gpt_oss", "glm45", "deepseek_v3", "mistral", "granite", "hermes"),
+    *("llama3_json", "tgi"),
+)
+"""The values of `--tool-call-parser`. A test compares them with those of `tgi.text.output`."""
+
+REASONING_PARSERS = ("auto", "none", "gpt_oss", "mistral", "think", "granite")
+"""The values of `--reasoning-parser`. A test compares them with those of `tgi.text.output`."""
 
 _U32 = 2**32 - 1
 _SEPARATE_STEPS = (
@@ -86,6 +95,21 @@ class ServeOptions:
         _MODEL,
         "Adapters to load: a comma-separated list of id, id@revision or name=/path.",
         no_effect=_NOT_YET,
+    )
+
+    tool_call_parser: str = option(
+        "auto",
+        _MODEL,
+        "Format in which the model writes tool calls. `auto` selects the format from the chat"
+        " template, and `none` disables tools.",
+        choices=TOOL_CALL_PARSERS,
+    )
+    reasoning_parser: str = option(
+        "auto",
+        _MODEL,
+        "Format in which the model writes its reasoning. `auto` selects the format from the chat"
+        " template, and `none` treats reasoning as text.",
+        choices=REASONING_PARSERS,
     )
 
     backend: str = option(

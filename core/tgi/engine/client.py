@@ -29,6 +29,7 @@ from tgi.engine.messages import (
     FrontendMessage,
     HealthReport,
     Progress,
+    SetVocabulary,
     Start,
     StepReport,
 )
@@ -36,6 +37,7 @@ from tgi.engine.process import DEFAULT_LIMITS, EngineProcess, LivenessLimits
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.engine.supervisor import EngineSupervisor, Launch, launch_engine
 from tgi.errors import RequestError, UnhealthyError
+from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler import Request, SchedulerStats, SequenceOutput
 
 __all__ = ["EngineClient"]
@@ -70,6 +72,7 @@ class EngineClient:
         self._checks: dict[int, asyncio.Future[HealthReport]] = {}
         self._check_ids = itertools.count(WATCHDOG_CHECK + 1)
         self._control = ControlClient(self._log)
+        self._vocabulary: VocabularyData | None = None  # None = no sequence has had guidance
         self._stats_listeners: list[Callable[[EngineStats], None]] = []
         self._isolation = CrashIsolation()
         self._end: RequestError | None = None  # the error of all requests, because the server ends
@@ -149,6 +152,15 @@ class EngineClient:
         if self._isolation.current is None:
             self._send(stream.to_message())
         return stream
+
+    def set_vocabulary(self, data: VocabularyData) -> None:
+        """Set the vocabulary of the sequences with guidance. It must be set before the first of
+        them is submitted, and is sent again after an engine restart. The method may be called
+        several times with the same vocabulary.
+        """
+        if data is not self._vocabulary and data != self._vocabulary:
+            self._vocabulary = data
+            self._send(SetVocabulary(data))
 
     async def check_health(self, deep: bool) -> bool:
         """Ask the engine for its health. If `deep` is set, the worker runs a forward pass. Returns
@@ -250,6 +262,8 @@ class EngineClient:
         self._tokens_at_start = {
             stream.sequence_id: len(stream.output_token_ids) for stream in self._streams.values()
         }
+        if self._vocabulary is not None:
+            self._send(SetVocabulary(self._vocabulary))
         for message in self._control.replay():
             self._send(message)
         first = self._isolation.begin(self._streams.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from tgi.backend import Agreement, Control, ControlResult, EngineConfig, RequestedLimits
+from tgi.grammar.vocabulary import VocabularyData
 from tgi.scheduler.records import (
     Request,
     SchedulerConfig,
@@ -26,9 +27,11 @@ __all__ = [
     "EngineMessage",
     "EngineStats",
     "FrontendMessage",
+    "GuidanceStats",
     "HealthReport",
     "Progress",
     "Ready",
+    "SetVocabulary",
     "Shutdown",
     "Start",
     "StartFailed",
@@ -64,6 +67,14 @@ class AddSequence(Message, frozen=True):
     output_token_ids: list[int] = []
 
 
+class SetVocabulary(Message, frozen=True):
+    """The model's vocabulary. It is sent once, before the first sequence with guidance. The message
+    has 1 to 3 MB.
+    """
+
+    data: VocabularyData
+
+
 class AbortSequence(Message, frozen=True):
     """End a sequence before its last token. The reason is a disconnected client, a matching stop
     string or a timeout.
@@ -90,7 +101,9 @@ class Shutdown(Message, frozen=True):
     """End the engine process."""
 
 
-FrontendMessage = Start | AddSequence | AbortSequence | CheckHealth | ControlRequest | Shutdown
+FrontendMessage = (
+    Start | AddSequence | AbortSequence | CheckHealth | ControlRequest | SetVocabulary | Shutdown
+)
 
 
 class Progress(Message, frozen=True):
@@ -117,6 +130,24 @@ class StartFailed(Message, frozen=True):
     remedy: str
 
 
+class GuidanceStats(msgspec.Struct, array_like=True, frozen=True):
+    """The work for sequences with guidance. Durations are in nanoseconds."""
+
+    mask_ns: int = 0
+    num_masks: int = 0
+    num_compiled: int = 0  # compiled grammars
+    compile_ns: int = 0  # from the requests of these grammars to the ends of their compilations
+    num_hits: int = 0  # sequences whose grammar was compiled before
+    num_errors: int = 0  # sequences that ended with an error of their grammar
+
+    def since(self, before: GuidanceStats) -> GuidanceStats | None:
+        """Return the work since the totals `before`, or None if there was none."""
+        if self == before:
+            return None
+        values = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(before), strict=True)
+        return GuidanceStats(*(total - earlier for total, earlier in values))
+
+
 class EngineStats(msgspec.Struct, array_like=True, frozen=True):
     """Statistics of one engine step: scheduler counters, and durations in nanoseconds."""
 
@@ -127,6 +158,7 @@ class EngineStats(msgspec.Struct, array_like=True, frozen=True):
     sample_ns: int = 0  # duration of sampling, as reported by the worker
     update_ns: int = 0  # duration of `Scheduler.update`
     is_failed: bool = False  # the step failed as a whole
+    guidance: GuidanceStats | None = None  # the work since the last report; None = no work
 
 
 class StepReport(Message, frozen=True):

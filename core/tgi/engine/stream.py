@@ -176,7 +176,11 @@ class SequenceStream:
         repeated = min(self._num_repeated, len(output.prompt_logprobs))
         self._num_repeated -= repeated
         return (
-            msgspec.structs.replace(output, prompt_logprobs=output.prompt_logprobs[repeated:])
+            msgspec.structs.replace(
+                output,
+                prompt_logprobs=output.prompt_logprobs[repeated:],
+                prompt_top=output.prompt_top[repeated:],
+            )
             if repeated
             else output
         )
@@ -190,4 +194,6 @@ def _size_of(output: SequenceOutput) -> int:
         size += _TOP_TOKEN_BYTES * num_tokens * len(top[0])
     if output.prompt_logprobs:
         size += _SCORE_BYTES * len(output.prompt_logprobs)
+    if output.prompt_top:
+        size += _TOP_TOKEN_BYTES * sum(map(len, output.prompt_top))
     return size

@@ -1,140 +1,18 @@
-"""Chooses the rows of the next step, and decides when waiting prompts interrupt decoding."""
+"""Chooses the rows of the next step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, final
+from typing import final
 
-from tgi.backend import Limits, StepTimes
-from tgi.scheduler.kv_cache_manager import CacheNeed, KVCacheManager
+from tgi.backend import Agreement
+from tgi.scheduler.prefill import PrefillInterruption, PrefillPace
 from tgi.scheduler.records import SchedulerConfig
 from tgi.scheduler.sequence import Sequence, SequenceState
-from tgi.scheduler.state import SchedulerState, WaitingQueue
+from tgi.scheduler.state import SchedulerState
 from tgi.scheduler.step import StepBuilder
 
-__all__ = ["PrefillInterruption", "PrefillPace", "StepPlanner"]
-
-# While sequences decode, no client should wait longer than half a second for its next token. The
-# rest of this time is a margin, because a chunk is slower the more tokens precede it.
-_STEP_NS = 420_000_000
-# Minimum size of a prefill, so that it advances even if decoding alone takes longer
-_MIN_TOKENS = 8
-# Up to this number of tokens, most of the duration of a step does not depend on the number.
-_FEW_TOKENS = 64
-
-
-@final
-class PrefillInterruption:
-    """Decides when waiting prompts may interrupt decoding. This is allowed after
-    `max_waiting_tokens` decode steps. It is also allowed if at least `waiting_served_ratio` x
-    (number of running sequences) sequences wait, and this number of waiting sequences fits.
-    """
-
-    def __init__(self, config: SchedulerConfig, limits: Limits, cache: KVCacheManager) -> None:
-        self._config = config
-        self._limits = limits
-        self._cache = cache
-        self._num_decode_steps = 0  # number of decode steps since the last prefill step
-        # The reason for the last admission. The reason is always "chunking" if prefill and decode
-        # rows share steps, because then no step interrupts decoding.
-        self.join_reason = "chunking"
-
-    def note_prefill_step(self) -> None:
-        """Record that a step of prefill rows was planned."""
-        self._num_decode_steps = 1
-
-    def note_decode_step(self) -> None:
-        """Record that a step of decode rows was planned."""
-        self._num_decode_steps += 1
-
-    def is_due(self, waiting: WaitingQueue, num_running: int) -> bool:
-        """Whether waiting sequences may be admitted now, in addition to `num_running` running
-        sequences.
-        """
-        if self._num_decode_steps >= self._config.max_waiting_tokens:
-            self.join_reason = "wait_exceeded"
-            return True
-        self.join_reason = "backpressure"
-        min_size = int(num_running * self._config.waiting_served_ratio)
-        if self._limits.max_prefills:
-            min_size = min(min_size, self._limits.max_prefills)
-        return self._can_join(waiting, num_running, min_size)
-
-    def _can_join(self, waiting: WaitingQueue, num_running: int, min_size: int) -> bool:
-        """Whether the first `min_size` waiting sequences fit into the next step and the cache."""
-        limits, num_tokens, need = self._limits, 0, CacheNeed()
-        for place, sequence in enumerate(waiting):
-            if place == min_size:
-                return True
-            num_tokens += sequence.num_tokens + sequence.num_encoder_tokens
-            need += self._cache.need(sequence)
-            fits = limits.chunked or num_tokens <= limits.max_step_tokens
-            has_place = num_running + place < limits.max_sequences
-            if not (fits and has_place and self._cache.can_allocate(need, num_running)):
-                return False
-        return len(waiting) >= min_size
-
-
-class _Pace(NamedTuple):
-    num_tokens: int
-    step_ns: int
-
-
-@final
-class PrefillPace:
-    """Limits the tokens of a step with prefill rows in which other sequences wait for their next
-    token.
-
-    The durations that the worker measures determine the limit. A step of n tokens takes about
-    a + b * n. The latest step with few tokens and the latest step with many tokens give a and b.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._few: _Pace | None = None
-        self._many: _Pace | None = None
-        # The latest step without prefill rows. It is read only when a limit is needed.
-        self.decode_step: tuple[int, StepTimes] | None = None
-
-    def note(self, num_tokens: int, times: StepTimes) -> None:
-        """Record the duration of a step. A worker may leave all durations 0."""
-        step_ns = times.prepare + times.forward + times.sample
-        if step_ns and num_tokens <= _FEW_TOKENS:
-            self._few = _Pace(num_tokens, step_ns)
-        elif step_ns:
-            self._many = _Pace(num_tokens, step_ns)
-
-    def max_prefill_tokens(self, num_decode_rows: int) -> int:
-        """Return the maximum number of prefill tokens in a step with `num_decode_rows` others."""
-        if self.decode_step is not None:
-            self.note(*self.decode_step)
-            self.decode_step = None
-        smallest = max(_MIN_TOKENS, self._limits.chunk_multiple)
-        few, many, largest = self._few, self._many, self._limits.max_step_tokens
-        if few is None or many is None:
-            known = few or many
-            if known is None:
-                return largest
-            # The time of a step, divided by its tokens, is an upper bound of b for larger steps.
-            limit = known.num_tokens * _STEP_NS // known.step_ns
-            limit = limit if limit >= known.num_tokens else smallest
-        else:
-            limit = _largest_step(few, many)
-        return max(smallest, limit - num_decode_rows)
-
-
-def _largest_step(few: _Pace, many: _Pace) -> int:
-    """Return the number of tokens with which a step lasts `_STEP_NS`. One of the two steps may have
-    been slow by chance, and it must not determine the result until it is measured again.
-    """
-    per_token = (many.step_ns - few.step_ns) / (many.num_tokens - few.num_tokens)
-    if per_token <= 0:  # the small step was slow
-        return many.num_tokens * _STEP_NS // many.step_ns
-    limit = few.num_tokens + int((_STEP_NS - few.step_ns) / per_token)
-    # The time of the small step, divided by its tokens, is an upper bound of b. It gives a limit
-    # that is certain, also if the large step was slow.
-    least = few.num_tokens * _STEP_NS // few.step_ns
-    return max(limit, least) if least > few.num_tokens else limit
+__all__ = ["StepPlanner"]
 
 
 @final
@@ -147,9 +25,13 @@ class StepPlanner:
     only on the seed and the output index. Preemption waits until no step is in flight, so that the
     results of all submitted tokens are known.
 
-    With `has_device_token` a sequence may be scheduled before its last token is known to the
-    scheduler. With `has_multi_token` a decode row may choose as many tokens as were negotiated, and
+    With the feature `device_token` a sequence may be scheduled before its last token is known to
+    the scheduler. With `multi_token` a decode row may choose as many tokens as were negotiated, and
     its sequence is not scheduled again until the row has been collected.
+
+    A sequence with a constraint waits before a sampled row until its constraint allows the row. The
+    parts of its prompt before that row are not delayed, and other sequences are scheduled
+    meanwhile.
     """
 
     def __init__(
@@ -157,13 +39,13 @@ class StepPlanner:
         state: SchedulerState,
         config: SchedulerConfig,
         clock: Callable[[], int],
-        *,
-        has_device_token: bool,
-        has_multi_token: bool,
+        agreement: Agreement,
     ) -> None:
         self._state = state
         self._clock = clock
-        self._has_device_token = has_device_token
+        self._has_device_token = agreement.has("device_token")
+        self._has_late_mask = agreement.has("late_mask")
+        has_multi_token = agreement.has("multi_token")
         self._tokens_per_step = state.limits.tokens_per_step if has_multi_token else 1
         self._separate = not (state.limits.mixed and state.limits.chunked)
         self._interruption = PrefillInterruption(config, state.limits, state.cache)
@@ -235,6 +117,7 @@ class StepPlanner:
             and len(sequence.token_ids) + sequence.num_pending_tokens < sequence.max_tokens
             and (may_be_pending or not sequence.num_pending_tokens)
             and not sequence.has_open_row
+            and (sequence.constraint is None or self._may_run(sequence, 1))
         ]
         del ready[min(step.token_budget, step.row_budget) :]
         for sequence in state.cache.find_full(ready):
@@ -257,11 +140,12 @@ class StepPlanner:
 
     def _open_rows(self, step: StepBuilder, first_row: int) -> None:
         """Let decode rows choose several tokens, as far as the sequences' length limits and the
-        free blocks allow.
+        free blocks allow. A constrained row chooses one token, because only its mask can be
+        computed before the token is known.
         """
         for row, sequence in enumerate(step.sequences[first_row:], first_row):
-            if not step.samples[row]:
-                continue  # the next token is already known, because the sequence was preempted
+            if not step.samples[row] or sequence.constraint is not None:
+                continue  # without a sample, the next token was known before a preemption
             num_left = sequence.max_tokens - sequence.num_tokens - sequence.num_pending_tokens + 1
             wanted = min(self._tokens_per_step, num_left)
             step.open_row(
@@ -297,16 +181,25 @@ class StepPlanner:
             limit = self.pace.max_prefill_tokens(len(step.sequences))
             step.token_budget = min(step.token_budget, limit)
         for sequence in prefilling:
-            if not self._add_prefill_row(step, sequence):
+            if not (self._add_prefill_row(step, sequence) or self._waits(sequence)):
                 return
-        while (
-            admit
-            and state.may_admit
-            and not state.num_preempted
-            and state.queue.head().has_failed_step == with_failed_step
-        ):
-            if not self._admit(step, state.queue.head()):
+        if admit:
+            self._plan_admissions(step, with_failed_step=with_failed_step)
+
+    def _plan_admissions(self, step: StepBuilder, *, with_failed_step: bool) -> None:
+        """Admit waiting sequences from the head of the queue. Sequences that wait only for their
+        constraints are skipped.
+        """
+        state, skipped = self._state, set[int]()
+        while state.may_admit and not state.num_preempted:
+            head = state.queue.head(skipped)
+            if head is None:
                 return
+            if head.has_failed_step == with_failed_step and self._admit(step, head):
+                continue
+            if not self._waits(head):
+                return
+            skipped.add(head.sequence_id)
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
         """Admit the head of the queue before the decode rows are added, if its encoder tokens do
@@ -314,9 +207,9 @@ class StepPlanner:
         whether it was admitted.
         """
         state = self._state
-        if not state.may_admit or state.queue.head().has_failed_step:
+        head = state.queue.head() if state.may_admit else None
+        if head is None or head.has_failed_step:
             return False
-        head = state.queue.head()
         is_long = (
             head.num_encoder_tokens > 0
             and head.num_encoder_tokens + len(state.running) >= state.limits.max_step_tokens
@@ -342,16 +235,21 @@ class StepPlanner:
             return 0
         remaining = sequence.num_prefill_tokens - sequence.num_submitted_tokens
         if remaining <= step.token_budget:
-            return remaining
-        return (
-            step.token_budget - step.token_budget % limits.chunk_multiple if limits.chunked else 0
-        )
+            if sequence.constraint is None or self._may_run(sequence, remaining):
+                return remaining
+            remaining -= 1  # the row that samples a token runs later
+        if not limits.chunked:
+            return 0
+        num_tokens = min(remaining, step.token_budget)
+        return num_tokens - num_tokens % limits.chunk_multiple
 
     def _admit(self, step: StepBuilder, sequence: Sequence) -> bool:
         """Admit the head of the queue and add its first row. Returns False if the sequence does not
-        fit into the step or the cache.
+        fit into the step or the cache, or if its first row must wait for its constraint.
         """
         state = self._state
+        if sequence.constraint is not None and not self._may_start(sequence):
+            return False
         if not step.has_budget(sequence) or not state.cache.admit(sequence, len(state.running)):
             return False
         sequence.num_submitted_tokens = sequence.num_computed_tokens
@@ -374,3 +272,33 @@ class StepPlanner:
             step.num_new_sequences += 1
         step.introduce(sequence, state.cache)
         return self._add_prefill_row(step, sequence)
+
+    def _may_run(self, sequence: Sequence, count: int) -> bool:
+        """Whether the constraint of a sequence allows a row with the sequence's next `count`
+        tokens.
+        """
+        constraint, num_pending = sequence.constraint, sequence.num_pending_tokens
+        if constraint is None:
+            return True
+        end = sequence.num_submitted_tokens + count
+        if end < len(sequence.token_ids) + num_pending:
+            return True  # no token is sampled
+        if num_pending and not self._has_late_mask:
+            return False
+        return constraint.may_sample(is_pending=num_pending > 0)
+
+    def _may_start(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence may have a first row. Prefill chunks before the sampled row
+        need no mask.
+        """
+        limits = self._state.limits
+        can_divide = limits.chunked and not sequence.num_encoder_tokens
+        return (can_divide and sequence.num_tokens > limits.chunk_multiple) or self._may_run(
+            sequence, sequence.num_tokens
+        )
+
+    def _waits(self, sequence: Sequence) -> bool:
+        """Whether the constraint of a sequence does not allow the last row of its prefill."""
+        return sequence.constraint is not None and not self._may_run(
+            sequence, sequence.num_tokens - sequence.num_submitted_tokens
+        )

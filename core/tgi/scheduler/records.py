@@ -71,6 +71,8 @@ class SequenceOutput(Entry, frozen=True):
     prompt_logprobs: list[float | None] = []
     logprobs: list[float | None] = []  # None if the device cannot compute it
     top: list[tuple[tuple[int, float], ...]] = []  # (id, logprob), in descending order of logprob
+    # The top tokens of each position in `prompt_logprobs`, or empty if no position has top tokens.
+    prompt_top: list[tuple[tuple[int, float], ...]] = []
 
 
 class SchedulerStats(Entry, frozen=True):

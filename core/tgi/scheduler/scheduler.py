@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import final
 
 import msgspec
 
-from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
+from tgi.backend import Agreement, GrammarMasks, ModelRunnerOutput, SchedulerOutput
 from tgi.scheduler.block_manager import HASH_KEY_BYTES, BlockContext
+from tgi.scheduler.constraint import TokenConstraint
+from tgi.scheduler.masks import MaskBuilder
 from tgi.scheduler.planner import StepPlanner
+from tgi.scheduler.prompt_scores import NO_SCORES, NewPromptScores, next_prompt_scores
 from tgi.scheduler.records import (
     Request,
     SchedulerConfig,
@@ -27,8 +30,8 @@ from tgi.scheduler.step import (
     StepBuilder,
     StepInFlight,
     StepResult,
-    next_prompt_logprobs,
 )
+from tgi.types import FinishReason
 
 __all__ = ["Scheduler"]
 
@@ -58,13 +61,11 @@ class Scheduler:
         self._agreement = agreement
         self._clock = clock
         self._state = SchedulerState(agreement, key)
-        self._planner = StepPlanner(
-            self._state,
-            config,
-            clock,
-            has_device_token=agreement.has("device_token"),
-            has_multi_token=agreement.has("multi_token"),
-        )
+        # The unfinished sequences with a constraint, by id. The engine reads this in every step. An
+        # attribute takes less time than a property.
+        self.constrained: Mapping[int, Sequence] = self._state.constrained
+        self._planner = StepPlanner(self._state, config, clock, agreement)
+        self._masks = MaskBuilder(agreement)
         self._next_step_id = 0
         self._last_stats = _NO_STATS
         self._layout: RowLayout | None = None  # layout of the latest step
@@ -73,6 +74,11 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether a sequence waits or runs, or the worker must still drop a sequence."""
         return bool(self._state.sequences) or self._state.handles.has_dropped
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids of the model."""
+        return self._agreement.vocab_size
 
     @property
     def num_sequences(self) -> int:
@@ -90,11 +96,18 @@ class Scheduler:
         return len(self._state.in_flight)
 
     def add(
-        self, sequence_id: int, request: Request, output_token_ids: Iterable[int] = ()
+        self,
+        sequence_id: int,
+        request: Request,
+        output_token_ids: Iterable[int] = (),
+        constraint: TokenConstraint | None = None,
     ) -> SequenceOutput | None:
         """Queue a sequence. Generation continues after `output_token_ids`, the tokens that an
         earlier engine process generated. A sequence that can never run, or that is already
         complete, ends immediately, and its output is returned.
+
+        `constraint` applies the guidance of the request. It continues after `output_token_ids`. If
+        the sequence ends immediately, the caller closes the constraint.
         """
         digest = self._state.adapter_digests.get(request.adapter)
         if digest is None:
@@ -108,8 +121,11 @@ class Scheduler:
             ),
             max_total_tokens=self._limits.max_total_tokens,
             arrival_ns=self._clock(),
+            constraint=constraint,
         )
         error = find_refusal(sequence, self._agreement, self._state.cache)
+        if constraint is not None and not self._masks.is_supported:
+            error = "The backend cannot apply grammars. Send the request without a grammar"
         if sequence_id in self._state.sequences:
             error = f"Sequence {sequence_id} was already submitted and is unfinished"
         if error is not None:
@@ -128,6 +144,26 @@ class Scheduler:
         sequence = self._state.sequences.get(sequence_id)
         if sequence is not None:
             self._state.finish(sequence)
+
+    def end_constrained(self) -> list[SequenceOutput]:
+        """End the sequences whose constraint has an error or is complete before a token was
+        sampled.
+        """
+        outputs = []
+        for sequence in list(self._state.constrained.values()):
+            constraint = sequence.constraint
+            if constraint is None or not (constraint.error or constraint.is_complete):
+                continue
+            reason = None if constraint.error else FinishReason.EOS_TOKEN
+            outputs.append(_output(sequence, reason=reason, error=constraint.error or None))
+            self._state.finish(sequence)
+        return outputs
+
+    def take_late_masks(self) -> list[GrammarMasks]:
+        """Return the masks of steps in flight whose preceding tokens are known now. Each of these
+        steps waits for its masks, so the caller submits them before it collects the step.
+        """
+        return self._masks.take_late()
 
     def schedule(self) -> SchedulerOutput | None:
         """Decide the next step. Returns None if no step can be scheduled now. A later call may
@@ -160,15 +196,15 @@ class Scheduler:
         self._state.cache.register_computed(sequences[row] for row in valid)
         for row in valid:
             sequence = sequences[row]
-            scores: list[float | None] = []
+            scores = NO_SCORES
             if sequence.request.sampling.prompt_logprobs:
-                scores = next_prompt_logprobs(sequence, result.scores.get(step.handles[row]))
+                scores = next_prompt_scores(sequence, result.scores.get(step.handles[row]))
             if step.samples[row]:
                 outputs.append(
                     self._append(sequence, result, row, step.budgets.get(row, 1), scores)
                 )
-            elif scores:
-                outputs.append(_output(sequence, prompt_logprobs=scores))
+            elif scores[0]:
+                outputs.append(_output(sequence, scores=scores))
         if step.stats.num_prefill_rows:
             self._planner.pace.note(step.stats.num_tokens, output.times)
         else:
@@ -187,6 +223,7 @@ class Scheduler:
         """
         step = next(step for step in self._state.in_flight if step.step_id == step_id)
         self._state.in_flight.remove(step)
+        self._masks.drop(step_id)
         outputs = []
         is_smaller = retryable and self._state.retries.shrink(len(step.sequences), sum(step.counts))
         # The youngest sequence is requeued first, so that the oldest ends up at the head.
@@ -267,9 +304,10 @@ class Scheduler:
         if layout is None or not layout.fits(step):
             layout = self._layout = RowLayout(step, cache)
         self._state.in_flight.append(step.in_flight(stats, layout))
-        return step.build(
+        built = step.build(
             self._state.handles.take_dropped(), cache, self._limits.tokens_per_step, layout
         )
+        return self._masks.add(built, step, layout) if layout.constrained else built
 
     # Applying results
 
@@ -279,7 +317,7 @@ class Scheduler:
         result: StepResult,
         row: int,
         max_tokens: int,
-        scores: list[float | None],
+        scores: NewPromptScores,
     ) -> SequenceOutput:
         """Append the tokens that were sampled for a row to the row's sequence. Tokens after the one
         that ends the sequence are ignored.
@@ -290,6 +328,7 @@ class Scheduler:
                 f"the worker returned {len(token_ids)} tokens for a row of sequence"
                 f" {sequence.handle}, but 1 to {max_tokens} tokens were requested"
             )
+        prompt_logprobs, prompt_top = scores
         sequence.num_pending_tokens -= 1
         reason = None
         for number, token_id in enumerate(token_ids, 1):
@@ -298,6 +337,13 @@ class Scheduler:
             if reason is not None:
                 token_ids, logprobs, top = token_ids[:number], logprobs[:number], top[:number]
                 break
+        if sequence.constraint is not None and reason is None:
+            sequence.constraint.accept(token_ids[-1])
+            if sequence.constraint.error:
+                self._state.finish(sequence)
+                return _output(sequence, error=sequence.constraint.error, prompt_logprobs=scores)
+            if sequence.constraint.is_complete:
+                reason = FinishReason.EOS_TOKEN
         if max_tokens > 1:
             sequence.close_row(len(token_ids))
             self._state.cache.register_computed((sequence,))
@@ -310,9 +356,10 @@ class Scheduler:
             None,
             sequence.num_cached_tokens,
             sequence.queue_ns,
-            scores,
+            prompt_logprobs,
             logprobs,
             top,
+            prompt_top,
         )
         if reason is not None:
             self._state.finish(sequence)
@@ -337,11 +384,13 @@ class Scheduler:
 def _output(
     sequence: Sequence,
     *,
+    reason: FinishReason | None = None,
     error: str | None = None,
-    prompt_logprobs: list[float | None] | None = None,
+    scores: NewPromptScores = NO_SCORES,
 ) -> SequenceOutput:
     """Return an output without tokens."""
     cached, queued = sequence.num_cached_tokens, sequence.queue_ns
+    logprobs, top = scores
     return SequenceOutput(
-        sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or []
+        sequence.sequence_id, [], reason, error, cached, queued, logprobs, prompt_top=top
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from tgi.scheduler.block_manager import BlockContext
+from tgi.scheduler.constraint import TokenConstraint
 from tgi.scheduler.records import Request
 from tgi.types import FinishReason
 
@@ -43,6 +44,7 @@ class Sequence:
     max_tokens: int  # maximum length of prompt and output together
     arrival_ns: int
     block_context: BlockContext
+    constraint: TokenConstraint | None = None  # None = every token is allowed
     has_run: bool = False  # the sequence was admitted at least once
     queue_ns: int = 0  # nanoseconds from the arrival to the first step
     state: SequenceState = SequenceState.WAITING
@@ -84,6 +86,7 @@ class Sequence:
         block_context: BlockContext,
         max_total_tokens: int,
         arrival_ns: int,
+        constraint: TokenConstraint | None = None,
     ) -> Sequence:
         """Create a waiting sequence. `output_token_ids` are the output tokens that an earlier
         engine process generated.
@@ -97,6 +100,7 @@ class Sequence:
             max_tokens=min(num_prompt_tokens + request.max_new_tokens, max_total_tokens),
             arrival_ns=arrival_ns,
             block_context=block_context,
+            constraint=constraint,
         )
 
     @property
@@ -180,6 +184,11 @@ class Sequence:
             "more tokens were submitted than are known"
         )
         assert self.num_tokens < self.max_tokens, "a sequence has tokens after its end"
+        if self.constraint is not None:
+            num_accepted = self.constraint.num_accepted
+            assert num_accepted in (None, self.num_output_tokens), (
+                f"a constraint accepted {num_accepted} of {self.num_output_tokens} output tokens"
+            )
         if self.state is SequenceState.WAITING:
             held = (
                 self.block_table

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import final
 
 from tgi.backend import Agreement, BackendError, Limits
@@ -28,8 +28,8 @@ _MAX_REPEATS = 2  # maximum number of retries of a step that cannot be made smal
 
 @final
 class WaitingQueue:
-    """The FIFO queue of waiting sequences. No sequence is admitted before the head. A preempted
-    sequence returns to the head.
+    """The FIFO queue of waiting sequences. No sequence is admitted before the head, except if the
+    head waits for its constraint. A preempted sequence returns to the head.
     """
 
     def __init__(self) -> None:
@@ -43,9 +43,12 @@ class WaitingQueue:
         """Iterate from the head to the tail."""
         return iter(self._sequences.values())
 
-    def head(self) -> Sequence:
-        """Return the next sequence to admit."""
-        return next(iter(self._sequences.values()))
+    def head(self, skipped: Container[int] = ()) -> Sequence | None:
+        """Return the first sequence whose id is not in `skipped`, or None if there is none."""
+        for sequence_id, sequence in self._sequences.items():
+            if sequence_id not in skipped:
+                return sequence
+        return None
 
     def append(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -187,6 +190,7 @@ class SchedulerState:
         self.queue = WaitingQueue()
         self.running: dict[int, Sequence] = {}  # by id, in order of admission
         self.sequences: dict[int, Sequence] = {}  # waiting and running, by id
+        self.constrained: dict[int, Sequence] = {}  # those of `sequences` with a constraint, by id
         self.in_flight: deque[StepInFlight] = deque()
         self.handles = HandleManager()
         self.retries = RetryManager(agreement.limits)
@@ -201,6 +205,8 @@ class SchedulerState:
     def add(self, sequence: Sequence) -> None:
         """Add a new sequence to the end of the queue."""
         self.sequences[sequence.sequence_id] = sequence
+        if sequence.constraint is not None:
+            self.constrained[sequence.sequence_id] = sequence
         self.queue.append(sequence)
 
     def run(self, sequence: Sequence) -> None:
@@ -232,6 +238,9 @@ class SchedulerState:
             self._leave(sequence)
         sequence.state = SequenceState.FINISHED
         del self.sequences[sequence.sequence_id]
+        if sequence.constraint is not None:
+            del self.constrained[sequence.sequence_id]
+            sequence.constraint.close()
 
     def check(self) -> None:
         """Raise AssertionError if an invariant is broken: a block, slot or handle is lost, a count
@@ -247,6 +256,8 @@ class SchedulerState:
         self.retries.check(self.sequences.values())
         for sequence in self.sequences.values():
             sequence.check(self.cache.block_size)
+        marked = {i for i, sequence in self.sequences.items() if sequence.constraint is not None}
+        assert marked == self.constrained.keys(), "a constrained sequence is not listed as such"
         assert self.in_flight or all(not s.num_pending_tokens for s in self.running.values()), (
             "a pending token belongs to no step"
         )

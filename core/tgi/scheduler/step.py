@@ -20,7 +20,6 @@ from tgi.backend import (
     Int32Array,
     ModelRunnerOutput,
     NewSequence,
-    PromptScores,
     Rows,
     SchedulerOutput,
     empty_float32,
@@ -36,7 +35,6 @@ __all__ = [
     "StepBuilder",
     "StepInFlight",
     "StepResult",
-    "next_prompt_logprobs",
 ]
 
 TopTokens = tuple[tuple[int, float], ...]
@@ -246,6 +244,7 @@ def _new_sequence(sequence: Sequence, tables: list[Int32Array]) -> NewSequence:
         sequence_slot=-1 if tables else sequence.sequence_slot,
         max_total_tokens=sequence.max_tokens,
         adapter=request.adapter,
+        is_masked=sequence.constraint is not None,
         encoder_tokens=np.array(request.encoder_token_ids, np.int32),
     )
 
@@ -272,6 +271,13 @@ class RowLayout:
             if sample and not sequence.request.sampling.greedy
         ]
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
+        pairs = zip(step.sequences, step.samples, strict=True)
+        # Rows that sample a token of a constrained sequence.
+        self.constrained = [
+            row
+            for row, (each, sample) in enumerate(pairs)
+            if sample and each.constraint is not None
+        ]
 
     def fits(self, step: StepBuilder) -> bool:
         """Whether `step` has the same rows. The result is False for a step that introduces
@@ -350,25 +356,3 @@ def _top_tokens(output: ModelRunnerOutput) -> list[TopTokens]:
     """Return the top tokens of every sampled token."""
     top = list(zip(output.top_ids.tolist(), output.top_logprobs.tolist(), strict=True))
     return [tuple(top[first:last]) for first, last in pairwise(output.top_ptr.tolist())]
-
-
-def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:
-    """Return the prompt logprobs in `scores` that have not been sent yet, and mark them as sent.
-
-    Position 0 has no logprob, so its entry is None. Positions that were scored again after a
-    preemption are omitted.
-    """
-    if sequence.is_prompt_scored or (scores is None and sequence.num_prompt_tokens > 1):
-        return []
-    new_scores: list[float | None] = [] if sequence.num_sent_prompt_logprobs else [None]
-    if scores is not None:
-        skipped = sequence.num_sent_prompt_logprobs + len(new_scores) - scores.start
-        if skipped < 0:
-            raise RuntimeError(
-                f"the worker returned prompt scores from position {scores.start}, but the scores of"
-                f" the {-skipped} positions before it are missing"
-            )
-        values = scores.logprobs.tolist()[skipped:]
-        new_scores += [value if value == value else None for value in values]  # noqa: PLR0124 - NaN test
-    sequence.num_sent_prompt_logprobs += len(new_scores)
-    return new_scores

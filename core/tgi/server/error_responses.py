@@ -16,7 +16,7 @@ from tgi.server.http.errors import ErrorReport, HttpError, report_of
 from tgi.server.http.responses import native_error_response
 from tgi.server.openai.errors import openai_error_response
 
-__all__ = ["InternalError", "error_response", "native_route_error"]
+__all__ = ["InternalError", "error_response", "native_route_error", "report_response"]
 
 _OPENAI_PATHS = ("/v1/chat/", "/v1/completions", "/v1/responses")
 _ANTHROPIC_PATH = "/v1/messages"
@@ -36,7 +36,14 @@ class InternalError(RequestError):
 
 def error_response(scope: Scope, error: HttpError) -> Response:
     """Create the response for an error of a route, or of a path that does not exist."""
-    return _format_of(scope)(report_of(error))
+    return report_response(scope, report_of(error))
+
+
+def report_response(scope: Scope, report: ErrorReport) -> Response:
+    """Create the response for the facts about an error. Of `scope`, the path and the headers are
+    used.
+    """
+    return _format_of(scope)(report)
 
 
 def native_route_error(scope: Scope, error: HttpError) -> Response:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, final
 
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
@@ -13,6 +13,10 @@ from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
+from tgi.text.output.formats import OutputFormats
+
+if TYPE_CHECKING:
+    from tgi.grammar.vocabulary import VocabularyData
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -82,6 +86,11 @@ class Engine(Protocol):
         engine crashes repeatedly or the server ends.
         """
 
+    def set_vocabulary(self, data: VocabularyData) -> None:
+        """Set the vocabulary, before the first sequence with guidance is submitted. The method may
+        be called several times with the same vocabulary.
+        """
+
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
         """Register a function that is called with the statistics of every step."""
 
@@ -97,3 +106,5 @@ class ServerState:
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
     span_exporter: SpanExporter | None = None  # None disables traces
+    # The formats of reasoning and tool calls in the output of the model.
+    output_formats: OutputFormats = field(default_factory=OutputFormats)

@@ -29,6 +29,7 @@ __all__ = [
     "check_words",
     "max_tokens_of",
     "named_blocks",
+    "num_masks_of",
     "require_rule",
 ]
 
@@ -123,18 +124,41 @@ def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
         )
 
 
-def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Array) -> None:
+def num_masks_of(rows: Rows, is_masked: list[bool]) -> Int32Array:
+    """The number of masks of each row if it is constrained, int32 [rows]. A row that samples no
+    token and a row of a sequence without `NewSequence.is_masked` have no mask. `is_masked` [rows]
+    is this field of the rows' sequences.
+
+    Only the core can determine which rows are constrained. A masked sequence may sample tokens
+    without a mask while its grammar allows every token.
+    """
+    max_tokens = max_tokens_of(rows)
+    has_draft_tokens = (
+        np.diff(rows.draft_ptr) > 0 if len(rows.draft_ptr) else np.zeros(rows.num_rows, np.bool_)
+    )
+    masked = np.array(is_masked, np.bool_)
+    require_rule(
+        not (masked & (max_tokens > 1) & ~has_draft_tokens).any(),
+        "A row of a masked sequence may sample several tokens without draft tokens, but only the"
+        " mask of its first token is known",
+    )
+    num_masks: Int32Array = max_tokens * rows.sample * masked
+    return num_masks
+
+
+def check_words(agreement: Agreement, masks: GrammarMasks, num_masks: Int32Array) -> None:
     """Check that the masks match the vocabulary and the rows of the step.
 
-    Rows must be in ascending order. Each masked row needs one mask for each token that may be
-    sampled (`max_tokens`, [rows]).
+    Rows must be in ascending order. Each constrained row needs one mask for each token that may be
+    sampled (`num_masks`, [rows], see `num_masks_of`). A mask allows at least one token, and no id
+    outside the vocabulary.
     """
     width = -(-agreement.vocab_size // 32)
     require_rule(
         masks.words.size == len(masks.row) * width,
         f"{len(masks.row)} masks have {masks.words.size} words, but a mask must have {width} words",
     )
-    rows, num_rows = masks.row.tolist(), len(max_tokens)
+    rows, num_rows = masks.row.tolist(), len(num_masks)
     require_rule(
         all(0 <= row < num_rows for row in rows) and rows == sorted(rows),
         f"The masks are for the rows {rows}. The rows must be in ascending order and below"
@@ -142,10 +166,20 @@ def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Arra
     )
     for row in set(rows):
         require_rule(
-            rows.count(row) == max_tokens[row],
-            f"Row {row} has {rows.count(row)} masks, but it may sample {max_tokens[row]} tokens and"
-            " needs one mask for each of them",
+            rows.count(row) == num_masks[row],
+            f"Row {row} has {rows.count(row)} masks, but it may sample {num_masks[row]} tokens of a"
+            " masked sequence and needs one mask for each of them",
         )
+    bits = np.unpackbits(
+        np.ascontiguousarray(masks.words).view(np.uint8).reshape(-1, 4 * width),
+        axis=1,
+        bitorder="little",
+    )
+    require_rule(bool(bits[:, : agreement.vocab_size].any(axis=1).all()), "A mask allows no token")
+    require_rule(
+        not bits[:, agreement.vocab_size :].any(),
+        f"A mask allows an id outside the vocabulary of {agreement.vocab_size} ids",
+    )
 
 
 def check_encoders(agreement: Agreement, step: SchedulerOutput) -> None:

@@ -37,6 +37,7 @@ from tgi.testing.step_limits import (
     check_words,
     max_tokens_of,
     named_blocks,
+    num_masks_of,
     require_rule,
 )
 
@@ -83,7 +84,7 @@ class StepRules:
         self._sequences: dict[int, _WorkerSequence] = {}
         self._last_step_id = -1
         self._in_flight: deque[_InFlight] = deque()
-        # Maps the ids of steps whose masks are not submitted yet to the maximum tokens of their
+        # Maps the ids of steps whose masks are not submitted yet to the numbers of masks of their
         # rows.
         self._unmasked: dict[int, Int32Array] = {}
 
@@ -102,7 +103,6 @@ class StepRules:
         self._last_step_id = step.step_id
         self._check_size(step.rows)
         check_budgets(self._agreement, step)
-        self._check_masks(step)
         for handle in step.dropped:
             require_rule(
                 handle in self._sequences,
@@ -118,6 +118,7 @@ class StepRules:
         )
         kinds = [self._check_row(step.rows, row) for row in range(step.rows.num_rows)]
         check_order(self._agreement, kinds)
+        self._check_masks(step)
         check_encoders(self._agreement, step)
         check_copies(self._agreement, step)
         handles = step.rows.sequence[max_tokens_of(step.rows) > 1].tolist()
@@ -207,10 +208,13 @@ class StepRules:
             (step.masks is not None) == (step.mask == "inline"),
             f"`masks` must be set if `mask` is inline, and only then, but `mask` is {step.mask}",
         )
+        handles = step.rows.sequence.tolist()
+        is_masked = [self._sequences[handle].new.is_masked for handle in handles]
+        num_masks = num_masks_of(step.rows, is_masked)
         if step.masks is not None:
-            check_words(self._agreement, step.masks, max_tokens_of(step.rows))
+            check_words(self._agreement, step.masks, num_masks)
         if step.mask == "late":
-            self._unmasked[step.step_id] = max_tokens_of(step.rows)
+            self._unmasked[step.step_id] = num_masks
 
     def _introduce(self, new: NewSequence) -> None:
         limits = self._agreement.limits

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, final
@@ -36,6 +37,9 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 some templates read the second field.
 """
 
+# A statement such as `{% if message['content'] is none %}`, as in DeepSeek's templates.
+_NULL_CONTENT = re.compile(r"""\{%[^%]*content['"\]]*\s+is\s+(?:not\s+)?[nN]one\b""")
+
 _CONTINUE_MARK = "THE_ANSWER_GOES_ON_HERE "
 """A mark that is appended to the message that the model continues. The rendered prompt is cut at
 the mark. If the space at the end of the mark is missing in the prompt, the template strips
@@ -50,6 +54,7 @@ class CompiledTemplate:
 
     template: jinja2.Template
     takes_parts: bool  # the template iterates over the parts of a message's content
+    tests_null_content: bool = False  # the template tests if the content of a message is null
 
     @classmethod
     def compile(cls, source: str) -> CompiledTemplate:
@@ -60,7 +65,8 @@ class CompiledTemplate:
         takes_parts = any(
             _goes_through_content(loop) for loop in environment.parse(source).find_all(nodes.For)
         )
-        return cls(environment.from_string(source), takes_parts)
+        tests_null = _NULL_CONTENT.search(source) is not None
+        return cls(environment.from_string(source), takes_parts, tests_null)
 
     def render(
         self,
@@ -89,9 +95,16 @@ class CompiledTemplate:
 
     def _prepared(self, message: Message) -> dict[str, Any]:
         """Return the message in the form that templates expect. Fields that are null are removed,
-        and the reasoning is stored under the names that templates use.
+        and the reasoning is stored under the names that templates use. The content of a message
+        with tool calls remains null if a statement of the template tests for null. transformers
+        removes it, and the calls are then missing in the prompt.
         """
-        fields = {name: value for name, value in message.items() if value is not None}
+        keeps_null = self.tests_null_content and message.get("tool_calls")
+        fields = {
+            name: value
+            for name, value in message.items()
+            if value is not None or (keeps_null and name == "content")
+        }
         content = fields.get("content")
         if isinstance(content, list) and not self.takes_parts:
             fields["content"] = "".join(

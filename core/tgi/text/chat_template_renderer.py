@@ -26,7 +26,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tgi.config import process_environment
 from tgi.errors import ModelError, StartError, TemplateError, UnhealthyError
-from tgi.text.chat_template import DEFAULT_TEMPLATE, ChatTemplate
+from tgi.text.chat_template import ChatTemplate
 from tgi.text.chat_template_messages import (
     LoadTemplates,
     Refused,
@@ -36,6 +36,7 @@ from tgi.text.chat_template_messages import (
     encode_frame,
     receive_reply,
 )
+from tgi.text.chat_template_traits import TemplateTraits
 
 __all__ = ["ChatTemplateRenderer", "RenderLimits", "RenderQueue", "TemplateProcess"]
 
@@ -73,6 +74,11 @@ class ChatTemplateRenderer:
         self._template = template
         self._queue = RenderQueue(template, limits)
         self._large_queue = RenderQueue(template, limits)
+        names = [template.choose(has_tools=has_tools) for has_tools in (False, True)]
+        traits = {
+            name: TemplateTraits.of(template.sources[name]) for name in {*names} if name is not None
+        }
+        self._traits = [TemplateTraits() if name is None else traits[name] for name in names]
 
     async def start(self) -> None:
         """Start a process and compile the templates. Raises `ModelError` if a template cannot be
@@ -88,9 +94,11 @@ class ChatTemplateRenderer:
         except UnhealthyError as error:
             raise StartError(f"{error}", "The machine may be overloaded.") from error
 
-    def mentions(self, name: str) -> bool:
-        """Whether the default template contains `name`, for example the name of a role."""
-        return name in self._template.sources.get(DEFAULT_TEMPLATE, "")
+    def traits(self, *, has_tools: bool = False) -> TemplateTraits:
+        """The properties of the template for a conversation with or without tools. If there is no
+        such template, the properties are those of an empty template.
+        """
+        return self._traits[has_tools]
 
     async def render(
         self,
@@ -114,7 +122,10 @@ class ChatTemplateRenderer:
             None if tools is None else list(tools),
             dict(variables or {}),
         )
-        frame = encode_frame(request)
+        try:
+            frame = encode_frame(request)
+        except OverflowError:
+            raise TemplateError("the messages or tools contain an integer above 64 bits") from None
         queue = self._large_queue if len(frame) > _LARGE_BYTES else self._queue
         return await queue.render(frame)
 

@@ -29,6 +29,7 @@ __all__ = [
     "SampledToken",
     "apply_penalties",
     "apply_warpers",
+    "best_tokens",
     "choose",
     "green_tokens",
     "log_softmax",
@@ -152,11 +153,19 @@ def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
     """
     if count <= 0:
         return ()
+    ids = best_tokens(logprobs, count)
+    return tuple((int(i), float(logprobs[i])) for i in ids if logprobs[i] > -np.inf)
+
+
+def best_tokens(logprobs: Scores, count: int) -> npt.NDArray[np.int64]:
+    """Return the ids of the `count` most likely tokens, in descending order of logprob and then in
+    ascending order of id. All tokens with the same logprob as the last of these tokens are included
+    too. Tokens whose logprob is NaN follow all other tokens. `count` is at least 1.
+    """
     place = max(len(logprobs) - count, 0)
     last = np.partition(logprobs, place)[place]
-    kept = np.flatnonzero((logprobs >= last) & (logprobs > -np.inf))
-    order = kept[np.argsort(-logprobs[kept], kind="stable")]
-    return tuple((int(i), float(logprobs[i])) for i in order)
+    kept = np.flatnonzero(~(logprobs < last))
+    return kept[np.argsort(-logprobs[kept], kind="stable")]
 
 
 def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:

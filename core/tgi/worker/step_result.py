@@ -18,7 +18,7 @@ from tgi.backend.records import (
     empty_float32,
     empty_int32,
 )
-from tgi.worker.sampling import SampledToken, log_softmax, sample_row, unpack_mask
+from tgi.worker.sampling import SampledToken, best_tokens, log_softmax, sample_row, unpack_mask
 from tgi.worker.sequences import SequenceState
 from tgi.worker.step_checks import mask_words
 
@@ -94,19 +94,31 @@ def is_scored(state: SequenceState, start: int) -> bool:
 def prompt_scores(
     state: SequenceState, start: int, count: int, logits: Float32Array
 ) -> list[PromptScores]:
-    """Return the scores of the prompt positions in a row with logits [count, vocab_size]. The score
-    of the row's first position is computed from `state.prompt_tail`, which contains the last logits
-    of the preceding chunk.
+    """Return the scores of the prompt positions in a row with logits [count, vocab_size], and the
+    top tokens of these positions if the sequence requests top tokens. The score of the row's first
+    position is computed from `state.prompt_tail`, which contains the last logits of the preceding
+    chunk.
     """
     last = min(start + count, state.num_prompt_tokens)
     before = [] if state.prompt_tail is None else [state.prompt_tail]
     first = start + 1 - len(before)
     state.prompt_tail = logits[-1].copy() if start + count < state.num_prompt_tokens else None
-    rows = [*before, *logits][: last - first]
-    values = [
-        log_softmax(row.astype(np.float64))[state.tokens[first + i]] for i, row in enumerate(rows)
+    rows = [log_softmax(row.astype(np.float64)) for row in [*before, *logits][: last - first]]
+    if not rows:
+        return []
+    values = [row[state.tokens[first + i]] for i, row in enumerate(rows)]
+    count = state.sampling.top_n_tokens
+    tops = [best_tokens(row, count)[:count] for row in rows] if count > 0 else []
+    top_values = [row[ids] for row, ids in zip(rows, tops, strict=False)]
+    return [
+        PromptScores(
+            state.handle,
+            first,
+            np.array(values, np.float32),
+            np.array(tops, np.int32).reshape(-1),
+            np.array(top_values, np.float32).reshape(-1),
+        )
     ]
-    return [PromptScores(state.handle, first, np.array(values, np.float32))] if values else []
 
 
 def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDArray[np.bool_]]]:

@@ -38,7 +38,7 @@ from tgi_torch.sampling.protocols import SampledSequence
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
 AGREEMENT = Agreement(
     API_VERSION,
-    ("device_token", "logprobs", "prefix_cache"),
+    ("device_token", "logprobs", "mask", "prefix_cache"),
     LIMITS,
     KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)),
     101,
@@ -129,10 +129,14 @@ def make_core(checkpoint: Path) -> Iterator[MakeCore]:
         loaded.close()
 
 
-def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
+ALLOWED = (tuple(range(0, 101, 3)), None, (7, 50), (100,))
+
+
+def serve(core: ScriptedCore, *, has_masks: bool) -> list[ModelRunnerOutput]:
     """Run sequences that are added and dropped between decode-only steps.
 
-    Some rows pause, and some tokens stay on the device or come from the core.
+    Some rows pause, and some tokens stay on the device or come from the core. With `has_masks`,
+    some rows are constrained at some positions.
     """
     rng, outputs = random.Random(7), []
     for number in range(NUM_STEPS):
@@ -140,7 +144,8 @@ def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
             for _ in range(2):
                 handle = min(set(range(8)) - core.live.keys())
                 prompt = [rng.randrange(100) for _ in range(rng.randrange(5, 60))]
-                core.add(prompt, SAMPLING[handle % len(SAMPLING)], handle=handle)
+                sequence = core.add(prompt, SAMPLING[handle % len(SAMPLING)], handle=handle)
+                sequence.allowed = ALLOWED if has_masks and handle % 3 != 2 else ()
         if number in (20, 41):
             core.drop(core.live[min(core.live)])
         work = dict.fromkeys(core.live.values(), 0)
@@ -150,7 +155,7 @@ def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
         if number == 25:
             on_device = set()
             for sequence in work:
-                sequence.output[-1] = (sequence.output[-1] + 1) % 100
+                sequence.output[-1] = (sequence.output[-1] + 1) % 100  # the core replaces the token
         for sequence in work:
             sequence.draw = rng.random()
         outputs.append(core.step(work, on_device=on_device))
@@ -171,9 +176,11 @@ def send(core: ScriptedCore, step: SchedulerOutput) -> ModelRunnerOutput | None:
     return core.worker.collect()
 
 
-def test_both_code_paths_give_the_same(make_core: MakeCore) -> None:
+@pytest.mark.parametrize("has_masks", [False, True])
+def test_both_code_paths_give_the_same(make_core: MakeCore, has_masks: bool) -> None:
     short, long = make_core(True), make_core(False)
-    for ours, theirs in zip(serve(short), serve(long), strict=True):
+    pairs = zip(serve(short, has_masks=has_masks), serve(long, has_masks=has_masks), strict=True)
+    for ours, theirs in pairs:
         for name in (
             "sequence",
             "token_ptr",
@@ -191,13 +198,19 @@ def test_both_code_paths_give_the_same(make_core: MakeCore) -> None:
     assert program.num_bound < program.num_steps / 2
 
 
-def test_continuing_rows_are_bound_once_per_block(make_core: MakeCore) -> None:
+@pytest.mark.parametrize("allowed", [(), ALLOWED])
+def test_continuing_rows_are_bound_once_per_block(
+    make_core: MakeCore, allowed: tuple[tuple[int, ...] | None, ...]
+) -> None:
     core = make_core(True)
     sequence = core.add([1, 2, 3])
+    sequence.allowed = allowed
     for _ in range(1 + 3 * BLOCK_TOKENS):
         core.step({sequence: 0})
     assert core.worker.program.num_steps == 3 * BLOCK_TOKENS
     assert core.worker.program.num_bound == 4  # after the prompt, and at three block boundaries
+    for index, token in enumerate(sequence.output):
+        assert token in (sequence.allowed_at(index) or range(101))
 
 
 def test_an_invalid_step_is_rejected(make_core: MakeCore) -> None:

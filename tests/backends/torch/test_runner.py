@@ -126,6 +126,24 @@ def test_prompt_scores_cover_every_position_once(core, reference, chunks):
         assert value == pytest.approx(float(expected[position - 1, ids[position]]), abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 3, 10_000])
+def test_top_tokens_of_prompts_are_the_most_likely_tokens(core, reference, count):
+    ids = prompt(3)
+    scored = core.add(ids, SamplingParams(prompt_logprobs=True, top_n_tokens=count), handle=0)
+    [scores] = core.step({scored: len(ids)}).prompt_scores
+    expected = torch.from_numpy(reference(ids)).log_softmax(-1)[: len(ids) - 1]
+    best = expected.topk(min(count, VOCAB_SIZE))
+    top_ids = scores.top_ids.reshape(best.indices.shape)
+    top_logprobs = scores.top_logprobs.reshape(best.values.shape)
+    assert top_ids.dtype == np.int32
+    assert top_ids[:, 0].tolist() == best.indices[:, 0].tolist()
+    assert top_logprobs == pytest.approx(best.values.numpy(), abs=1e-4)
+    # A prompt token and a top token with the same id have exactly the same logprob.
+    is_same = top_ids == np.array(ids[1:])[:, None]
+    assert (np.where(is_same, top_logprobs - scores.logprobs[:, None], 0) == 0).all()
+    assert count < VOCAB_SIZE or is_same.any(-1).all()
+
+
 def test_a_row_without_sample_yields_nothing(core):
     sequence = core.add(prompt(0))
     output = core.step({sequence: 5})

@@ -251,6 +251,27 @@ def test_prompt_scores_are_negotiated_only_if_requested(folder):
         assert not ready.core.agreement.has("prompt_logprobs")
 
 
+@pytest.mark.parametrize("count", [0, 3, 32])
+def test_a_prompt_token_and_a_top_token_with_its_id_have_the_same_score(served, count):
+    vocab_size = served.core.agreement.vocab_size
+    prompt = [number % vocab_size for number in range(7, 7 + 40)]
+    sampling = SamplingParams(prompt_logprobs=True, top_n_tokens=count)
+    plain = served.core.add(prompt, SamplingParams(prompt_logprobs=True))
+    sequence = served.core.add(prompt, sampling)
+    served.core.generate([plain, sequence], 1)
+    check_sequences(served.model, [plain, sequence], served.core.agreement)
+    served.core.drop(plain, sequence)
+    found = [
+        (value, score)
+        for place, tops in sequence.prompt_tops.items()
+        for (token, value), score in [(top, sequence.prompt_scores[place]) for top in tops]
+        if token == prompt[place]
+    ]
+    assert all(value == score for value, score in found)
+    assert bool(found) == (count == 32)
+    assert not any(plain.prompt_tops.values())
+
+
 def test_bfloat16_stays_near_the_reference(folder):
     """On a prompt the log probabilities differ by at most 0.1 from those of float32."""
     with serving(folder, dtype="bfloat16") as ready:

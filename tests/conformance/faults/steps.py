@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.conformance.faults.wrappers import struct
-from tgi.backend import RowError, StepTimes, empty_int32
+from tgi.backend import RowError, StepError, StepTimes, empty_int32
 
 
 def off_by_one_block(batch):
@@ -97,6 +97,51 @@ def mask_ignored():
     return lambda step: struct(step, mask="none", masks=None)
 
 
+def in_mask_words(change):
+    """Change the words of the masks, int32 [masks, width], with `change(words)`, which modifies
+    them.
+    """
+
+    def change_step(step):
+        if step.masks is None or not len(step.masks.row):
+            return step
+        words = step.masks.words.reshape(len(step.masks.row), -1).copy()
+        change(words)
+        return struct(step, masks=struct(step.masks, words=words.reshape(-1)))
+
+    return lambda: change_step
+
+
+def no_token_means_every_token(words):
+    words[~words.any(axis=1)] = -1
+
+
+def no_token_fails_the_step(words):
+    if not words.any(axis=1).all():
+        raise StepError("no token is allowed", retryable=False)
+
+
+def special_tokens_are_never_allowed(words):
+    words[:, 0] &= ~0b1111
+
+
+def last_token_of_a_mask_is_never_allowed(words):
+    words[words.astype(bool).sum(axis=1) == 1] = 0
+
+
+def words_above_a_mask_allow_everything(words):
+    """The words after the last allowed token allow every token."""
+    for mask in words:
+        mask[np.flatnonzero(mask)[-1] + 1 :] = -1
+
+
+def masks_end_with_a_whole_word(words):
+    """The bits above the last allowed token of a word allow every token."""
+    for mask in words:
+        last = np.flatnonzero(mask)[-1]
+        mask[last] = -1
+
+
 def mask_of_the_next_row():
     def change(step):
         if step.masks is None or step.rows.num_rows < 2:
@@ -180,6 +225,41 @@ def scores_rolled(output, step):
     return struct(
         output,
         prompt_scores=[struct(s, logprobs=np.roll(s.logprobs, 1)) for s in output.prompt_scores],
+    )
+
+
+def scores_without_tops(output, step):
+    """Return no top tokens of prompt positions, as a worker of an earlier interface version."""
+    return struct(
+        output,
+        prompt_scores=[
+            struct(s, top_ids=empty_int32(), top_logprobs=s.top_logprobs[:0])
+            for s in output.prompt_scores
+        ],
+    )
+
+
+def tops_of_the_next_position(output, step):
+    return struct(
+        output,
+        prompt_scores=[
+            struct(
+                s,
+                top_ids=np.roll(s.top_ids, -len(s.top_ids) // len(s.logprobs)),
+                top_logprobs=np.roll(s.top_logprobs, -len(s.top_ids) // len(s.logprobs)),
+            )
+            for s in output.prompt_scores
+        ],
+    )
+
+
+def tops_of_prompts_ascending(output, step):
+    return struct(
+        output,
+        prompt_scores=[
+            struct(s, top_ids=s.top_ids[::-1].copy(), top_logprobs=s.top_logprobs[::-1].copy())
+            for s in output.prompt_scores
+        ],
     )
 
 

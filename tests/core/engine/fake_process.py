@@ -23,10 +23,12 @@ class FakeProcess:
         self.is_healthy, self.was_killed_from_outside = True, False
         self.last_stats, self.memory_share = None, 0.5
         self.pid = 1
+        self.sent = []  # all messages
         self._cause = None
         self._sequences = {}
 
     def send(self, message):
+        self.sent.append(message)
         match message:
             case AddSequence():
                 self._sequences[message.sequence_id] = [

@@ -98,13 +98,22 @@ async def test_a_resumed_sequence_contains_its_tokens(stream):
 
 
 async def test_prompt_scores_are_not_repeated_after_a_restart(stream, outputs):
-    stream.put(SequenceOutput(7, prompt_logprobs=[None, -1.0]))
+    first, second = ((4, -1.0),), ((5, -2.0),)
+    stream.put(SequenceOutput(7, prompt_logprobs=[None, -1.0], prompt_top=[(), first]))
     stream.resume_message()
     stream.put(SequenceOutput(7, prompt_logprobs=[None]))
-    stream.put(SequenceOutput(7, prompt_logprobs=[-1.0, -2.0]))
+    stream.put(SequenceOutput(7, prompt_logprobs=[-1.0, -2.0], prompt_top=[first, second]))
     stream.put(token(3, FinishReason.LENGTH))
-    assert [score for output in await outputs.get() for score in output.prompt_logprobs] == [
-        None,
-        -1.0,
-        -2.0,
-    ]
+    received = await outputs.get()
+    assert [score for output in received for score in output.prompt_logprobs] == [None, -1.0, -2.0]
+    assert [top for output in received for top in output.prompt_top] == [(), first, second]
+
+
+def test_top_tokens_of_prompts_count_towards_the_size_of_the_queue(stream, outputs):
+    sizes = []
+    for count in (0, 100):
+        before = outputs.num_bytes
+        top = [tuple((i, -1.0) for i in range(count))] * 10
+        stream.put(SequenceOutput(7, prompt_logprobs=[-1.0] * 10, prompt_top=top))
+        sizes.append(outputs.num_bytes - before)
+    assert sizes[1] - sizes[0] >= 10 * 100 * 100

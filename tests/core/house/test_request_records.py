@@ -36,7 +36,12 @@ TOKEN_FIELDS = {
     "top_tokens",
     "finish_reason",
 }
-TOKEN_RECORDS = {"ModelRunnerOutput", "SequenceOutput", "GeneratedToken"}
+TOKEN_RECORDS = {
+    "ModelRunnerOutput",
+    "PromptScores",  # the part of `ModelRunnerOutput` for prompt positions
+    "SequenceOutput",
+    "GeneratedToken",
+}
 
 
 def records_with(fields, source):

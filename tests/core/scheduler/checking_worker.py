@@ -12,6 +12,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from tgi.backend import (
@@ -36,8 +37,30 @@ def start_print(adapter, encoder_tokens):
     return fingerprint(adapter, tuple(encoder_tokens)) if len(encoder_tokens) else adapter
 
 
-def choose(print_, draw):
-    return (hash((print_, round(float(draw) * 2**24))) & 0xFFFF) % VOCAB_SIZE
+def choose(print_, draw, allowed=None):
+    """Return one of the token ids `allowed`, or any token id if it is None."""
+    number = hash((print_, round(float(draw) * 2**24))) & 0xFFFF
+    return number % VOCAB_SIZE if allowed is None else sorted(allowed)[number % len(allowed)]
+
+
+def allowed_tokens(step):
+    """Return the token ids that the masks of a step allow, by row."""
+    if step.masks is None or not len(step.masks.row):
+        return {}
+    words = step.masks.words.reshape(len(step.masks.row), -1).view(np.uint8)
+    bits = np.unpackbits(words, axis=1, bitorder="little")
+    rows = step.masks.row.tolist()
+    return {row: np.flatnonzero(bits[i]).tolist() for i, row in enumerate(rows)}
+
+
+def top_tokens(value, count):
+    """Return the top tokens of a prompt position with this score."""
+    return tuple((rank, float(np.float32(value - rank))) for rank in range(count))
+
+
+def _top_arrays(values, count):
+    pairs = [pair for value in values for pair in top_tokens(value, count)]
+    return np.array([i for i, _ in pairs], np.int32), np.array([v for _, v in pairs], np.float32)
 
 
 def score(print_):
@@ -109,9 +132,27 @@ class CheckingWorker:
         assert len(self.places) <= limits.max_sequences
         self._check_rows(step)
         self._check_encoders(step)
+        self._check_masks(step)
         self.steps.append(
             (step, set().union(*(self.places[handle] for handle in rows.sequence.tolist())))
         )
+
+    def submit_masks(self, masks):
+        """Add late masks to the step in flight that waits for them."""
+        for place, (step, places) in enumerate(self.steps):
+            if step.step_id == masks.step_id:
+                assert step.mask == "late"
+                assert step.masks is None
+                self.steps[place] = msgspec.structs.replace(step, masks=masks), places
+                return
+        raise AssertionError("masks were sent for a step that is not in flight")
+
+    def _check_masks(self, step):
+        feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
+        assert feature is None or self.agreement.has(feature)
+        assert (step.masks is not None) == (step.mask == "inline")
+        for row in allowed_tokens(step):
+            assert step.rows.sample[row]
 
     def _check_budgets(self, step):
         """Check the token budgets. Only a row with one input token may generate several tokens, at
@@ -213,6 +254,7 @@ class CheckingWorker:
     def collect(self):
         """Return the oldest step and its result, or None instead of a result if the step failed."""
         step, _ = self.steps.popleft()
+        assert step.mask != "late" or step.masks is not None, "a step waits for its masks"
         for handle in step.dropped:
             del self.sequences[handle]
         for new in step.added:
@@ -235,6 +277,7 @@ class CheckingWorker:
 
     def _run(self, step):
         rows, tokens, ptr, scores, errors = step.rows, [], [0], [], []
+        allowed = allowed_tokens(step)
         cursor = 0
         for row in range(rows.num_rows):
             handle, start, count = (int(a[row]) for a in (rows.sequence, rows.start, rows.count))
@@ -243,13 +286,21 @@ class CheckingWorker:
             sequence = self.sequences[handle]
             print_, row_scores = self._write(sequence, start, row_tokens)
             if sequence.new.sampling.prompt_logprobs and row_scores:
-                scores.append(PromptScores(handle, max(start, 1), np.array(row_scores, np.float32)))
+                scores.append(
+                    PromptScores(
+                        handle,
+                        max(start, 1),
+                        np.array(row_scores, np.float32),
+                        *_top_arrays(row_scores, sequence.new.sampling.top_n_tokens),
+                    )
+                )
             if rows.sample[row]:
                 if self.failures is not None and self.failures.random() < 0.01:
                     errors.append(RowError(handle, "row"))
                     sequence.is_broken = True
                 else:
-                    tokens += self._choose(sequence, start + count, print_, self._draws(step, row))
+                    draws = self._draws(step, row)
+                    tokens += self._choose(sequence, start + count, print_, draws, allowed.get(row))
             ptr.append(len(tokens))
         n = len(tokens)
         empty = np.empty(0, np.int32)
@@ -279,7 +330,7 @@ class CheckingWorker:
             *further[: random.Random(step.step_id + row).randint(0, len(further))],
         ]
 
-    def _choose(self, sequence, end, print_, draws):
+    def _choose(self, sequence, end, print_, draws, allowed):
         """Generate one token for each draw. All tokens except the last one are also written to the
         cache.
         """
@@ -287,7 +338,7 @@ class CheckingWorker:
         for draw in draws:
             if len(sequence.tokens) > end:
                 print_, _ = self._write(sequence, len(sequence.tokens) - 1, sequence.tokens[-1:])
-            sequence.tokens.append(choose(print_, draw))
+            sequence.tokens.append(choose(print_, draw, allowed))
         return sequence.tokens[end:]
 
     def _write(self, sequence, start, row_tokens):

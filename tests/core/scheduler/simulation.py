@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,7 +14,9 @@ from tests.core.scheduler.checking_worker import (
     fingerprint,
     score,
     start_print,
+    top_tokens,
 )
+from tests.core.scheduler.fake_constraint import EOS, FakeConstraint
 from tgi.backend import Agreement, CacheGroup, KVCachePlan, Limits, SamplingParams, SchedulerOutput
 from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.scheduler.draw import uniform_draws
@@ -21,7 +25,7 @@ from tgi.types import FinishReason
 FEATURES = ("device_token", "prefix_cache", "prompt_logprobs", "logprobs")
 GREEDY = SamplingParams()
 DRAWN = SamplingParams(greedy=False)
-SCORED = SamplingParams(prompt_logprobs=True)
+SCORED = SamplingParams(prompt_logprobs=True, top_n_tokens=2)
 
 # Prompts may contain any of these ids. The worker samples only the first `VOCAB_SIZE`.
 NUM_TOKEN_IDS = 100
@@ -42,7 +46,7 @@ def make_agreement(
     return Agreement((1, 0), features, Limits(**limits), plan, NUM_TOKEN_IDS, ())
 
 
-def run_alone(request: Request, resumed: list[int], max_total_tokens: int):
+def run_alone(request: Request, resumed: list[int], max_total_tokens: int, grammar=None):
     """Return the output tokens, the finish reason and the prompt scores of a request without a
     scheduler. `resumed` are the output tokens of an earlier engine process.
     """
@@ -53,17 +57,27 @@ def run_alone(request: Request, resumed: list[int], max_total_tokens: int):
             scores.append(score(print_) if scores else None)
     tokens = list(resumed)
     longest = min(request.max_new_tokens, max_total_tokens - len(request.prompt_token_ids))
+    if is_complete(tokens, request, grammar):
+        return tokens, FinishReason.EOS_TOKEN, scores
     while len(tokens) < longest:
         draw = 0.0
         if not request.sampling.greedy:
             draw = uniform_draws(
                 np.array([request.seed], np.uint64), np.array([len(tokens)], np.uint64)
             )[0]
-        tokens.append(choose(print_, draw))
+        tokens.append(choose(print_, draw, grammar and grammar.allowed(tokens)))
         print_ = fingerprint(print_, tokens[-1])
-        if len(tokens) < longest and tokens[-1] in request.eos_token_ids:
+        ends = tokens[-1] in request.eos_token_ids or is_complete(tokens, request, grammar)
+        if len(tokens) < longest and ends:
             return tokens, FinishReason.EOS_TOKEN, scores
     return tokens, FinishReason.LENGTH, scores
+
+
+def is_complete(tokens, request, grammar):
+    """Whether the text is complete and the sequence cannot generate EOS."""
+    if grammar is None or grammar.has_dead_end:
+        return False
+    return len(tokens) >= grammar.length and EOS not in request.eos_token_ids
 
 
 @dataclass
@@ -74,6 +88,7 @@ class Stream:
     scores: list = field(default_factory=list)
     end: SequenceOutput | None = None
     is_aborted: bool = False
+    constraint: FakeConstraint | None = None
 
 
 class Simulation:
@@ -90,7 +105,9 @@ class Simulation:
         self.streams: dict[int, Stream] = {}
         self.steps: list[SchedulerOutput] = []
 
-    def add(self, prompt, max_new_tokens=8, **kwargs):
+    def add(
+        self, prompt, max_new_tokens=8, grammar=None, constraint=MappingProxyType({}), **kwargs
+    ):
         sequence_id = len(self.streams)
         resumed = kwargs.pop("output_token_ids", [])
         request = Request(
@@ -101,8 +118,12 @@ class Simulation:
             max_new_tokens,
             **kwargs,
         )
-        self.streams[sequence_id] = Stream(request, resumed, list(resumed))
-        refused = self.scheduler.add(sequence_id, request, resumed)
+        stream = self.streams[sequence_id] = Stream(request, resumed, list(resumed))
+        if grammar is not None:
+            stream.constraint = FakeConstraint(
+                grammar, list(resumed), request.eos_token_ids, **constraint
+            )
+        refused = self.scheduler.add(sequence_id, request, resumed, stream.constraint)
         if refused is not None:
             self._receive([refused])
         return sequence_id
@@ -117,6 +138,7 @@ class Simulation:
         if step is not None:
             self.steps.append(step)
             self.worker.submit(step)
+            self._send_masks()
         return step
 
     def collect(self, retryable=True):
@@ -125,6 +147,8 @@ class Simulation:
             self._receive(self.scheduler.fail_step(step.step_id, "step", retryable))
         else:
             self._receive(self.scheduler.update(output))
+        self._send_masks()
+        self._receive(self.scheduler.end_constrained())
         self.scheduler.check()
         return step
 
@@ -140,7 +164,9 @@ class Simulation:
         if self.worker.steps:
             self.collect()
         else:
-            assert not self.scheduler.has_work, "unfinished sequences cannot run"
+            self._receive(self.scheduler.end_constrained())
+            is_waiting = self.scheduler.constrained or self.scheduler.has_dropped
+            assert is_waiting or not self.scheduler.has_work, "unfinished sequences cannot run"
         return submitted
 
     def run(self, limit=3000):
@@ -150,6 +176,10 @@ class Simulation:
             self.step()
         raise AssertionError("the sequences do not end")
 
+    def _send_masks(self):
+        for masks in self.scheduler.take_late_masks():
+            self.worker.submit_masks(masks)
+
     def _receive(self, outputs):
         for output in outputs:
             stream = self.streams[output.sequence_id]
@@ -157,6 +187,8 @@ class Simulation:
             assert stream.end is None, "an output after the end"
             stream.tokens += output.token_ids
             stream.scores += output.prompt_logprobs
+            for value, top in zip_longest(output.prompt_logprobs, output.prompt_top, fillvalue=()):
+                assert top == (() if value is None else top_tokens(value, 2))
             if output.finish_reason is not None or output.error is not None:
                 stream.end = output
 
@@ -179,7 +211,10 @@ class Simulation:
             if stream.end is not None and stream.end.error is not None and not stream.tokens:
                 continue
             tokens, reason, scores = run_alone(
-                stream.request, stream.resumed, self.agreement.limits.max_total_tokens
+                stream.request,
+                stream.resumed,
+                self.agreement.limits.max_total_tokens,
+                stream.constraint and stream.constraint.grammar,
             )
             assert stream.tokens == tokens[: len(stream.tokens)]
             if stream.request.sampling.prompt_logprobs and not stream.resumed:

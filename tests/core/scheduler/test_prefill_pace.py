@@ -5,7 +5,7 @@ import pytest
 
 from tests.core.server.fake_engine import agreement
 from tgi.backend import StepTimes
-from tgi.scheduler.planner import PrefillPace
+from tgi.scheduler.prefill import PrefillPace
 
 MS = 1_000_000
 NUM_DECODE_ROWS = 10

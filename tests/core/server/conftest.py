@@ -1,6 +1,8 @@
 """Fixtures that run the application in the test process with a scripted engine."""
 
+import contextlib
 import dataclasses
+import functools
 
 import httpx
 import pytest
@@ -10,6 +12,7 @@ from tgi.server.app import create_app
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Metrics
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
+from tgi.text.output.formats import OutputFormats
 
 CONFIG = ServerConfig(
     model_id="tiny",
@@ -20,6 +23,9 @@ CONFIG = ServerConfig(
     compute_type="1-fake",
     max_concurrent_requests=2,
 )
+
+
+NO_FORMATS = OutputFormats(None, None)
 
 
 @pytest.fixture(scope="session")
@@ -35,22 +41,56 @@ def chat_template(tiny_model):
 
 
 @pytest.fixture
-def make_app(tokenizer, chat_template):
-    """Return a function that builds an application: `make_app(engine, option=value, …)`. The
-    tokenizer and the chat template can be replaced.
+def make_state(tokenizer, chat_template):
+    """Return a function that builds the state of a server: `make_state(engine, option=value, …)`.
+    The tokenizer, the chat template and the output formats can be replaced.
     """
     pools = []
 
-    def make(engine=None, *, tokenizer=tokenizer, chat_template=chat_template, **changes):
+    def make(
+        engine=None,
+        *,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        output_formats=NO_FORMATS,
+        **changes,
+    ):
         pools.append(TokenizerPool(tokenizer, 1))
         config = dataclasses.replace(CONFIG, **changes)
-        metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
-        state = ServerState(config, engine or FakeEngine(), pools[-1], chat_template, metrics)
-        return create_app(state)
+        return ServerState(
+            config,
+            engine or FakeEngine(),
+            pools[-1],
+            chat_template,
+            Metrics(config.max_input_tokens, config.max_total_tokens),
+            output_formats=output_formats,
+        )
 
     yield make
     for pool in pools:
         pool.close()
+
+
+@pytest.fixture
+def make_app(make_state):
+    """Return a function that builds an application. Its arguments are those of `make_state`."""
+    return lambda engine=None, **changes: create_app(make_state(engine, **changes))
+
+
+@pytest.fixture(scope="module")
+def make_template():
+    """Return a function that creates a renderer for the source of a chat template. Further sources
+    are given by name.
+    """
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache  # each renderer has a process
+        def make(source, **sources):
+            renderer = ChatTemplateRenderer(ChatTemplate({"default": source, **sources}, {}))
+            stack.callback(renderer.close)
+            return renderer
+
+        yield make
 
 
 @pytest.fixture

@@ -33,11 +33,13 @@ class FakeEngine:
     def __init__(self, outputs=None, **changes):
         self.agreement = agreement(**changes)
         self.is_healthy = True
+        self.has_prompt_tops = True
         self.outputs = outputs
         self.requests: list[Request] = []
         self.streams: list[SequenceStream] = []
         self.aborted: list[int] = []
         self.listeners = []
+        self.vocabularies = []
 
     def submit(self, request, outputs):
         stream = SequenceStream(len(self.streams), request, outputs, self.aborted.append)
@@ -47,6 +49,9 @@ class FakeEngine:
             stream.put(msgspec.structs.replace(output, sequence_id=stream.sequence_id))
         return stream
 
+    def set_vocabulary(self, data):
+        self.vocabularies.append(data)
+
     def add_stats_listener(self, listener):
         self.listeners.append(listener)
 
@@ -54,8 +59,11 @@ class FakeEngine:
         request = stream.request
         prompt, top_n = request.prompt_token_ids, request.sampling.top_n_tokens
         if request.sampling.prompt_logprobs:
+            tops = [((token, LOGPROB), (token + 1, LOGPROB - 1))[:top_n] for token in prompt[1:]]
             yield SequenceOutput(
-                stream.sequence_id, prompt_logprobs=[None, *[LOGPROB] * (len(prompt) - 1)]
+                stream.sequence_id,
+                prompt_logprobs=[None, *[LOGPROB] * (len(prompt) - 1)],
+                prompt_top=[(), *tops] if self.has_prompt_tops else [],
             )
         for index in range(request.max_new_tokens):
             token = prompt[index % len(prompt)]

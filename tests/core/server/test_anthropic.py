@@ -107,8 +107,6 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
     [
         ({"max_tokens": None}, "expected u32"),
         ({"max_tokens": 0}, "strictly positive"),
-        ({"tools": [{"name": "f"}]}, "`tools` is not supported"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "`thinking` is not supported"),
         (
             {"messages": [{"role": "system", "content": "x"}]},
             "`messages[0].role` must be one of user, assistant",

@@ -170,6 +170,21 @@ async def test_partial_prompt_scores_are_joined(tokenizer):
     )
 
 
+async def test_top_tokens_of_prompts_belong_to_their_positions(tokenizer):
+    prompt = tokenizer.encode("Hello there").ids
+    assert len(prompt) > 3
+    tops = [(), *(((token, -1.0), (0, -2.0)) for token in prompt[1:])]
+    scores = [None, *[-1.0] * (len(prompt) - 1)]
+    parts = [
+        SequenceOutput(7, prompt_logprobs=scores[:1]),  # no position has top tokens
+        SequenceOutput(7, prompt_logprobs=scores[1:3], prompt_top=tops[1:3]),
+        SequenceOutput(7, prompt_logprobs=scores[3:], prompt_top=tops[3:]),
+    ]
+    _, result, _ = await generate(tokenizer, [*parts, *outputs_of([3])])
+    found = [tuple((token.id, token.logprob) for token in top) for top in result.prefill_top]
+    assert found == tops
+
+
 async def test_an_error_of_the_engine(tokenizer):
     generation = start(
         ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")]),

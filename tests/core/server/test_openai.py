@@ -225,7 +225,6 @@ async def test_completions_reject(make_client, fields, error_type):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
         {"response_format": {"type": "json_object"}},
         {"top_logprobs": 2},
         {

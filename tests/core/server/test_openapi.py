@@ -139,3 +139,34 @@ async def test_the_key_protects_the_documented_routes(make_client, document):
                 ).status_code
                 assert (status == 401) == ("security" in operation), (method, path)
                 assert (status == 401) == (method == "post"), (method, path)
+
+
+CONSTRAINTS = {
+    *("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice"),
+    "guided_grammar",
+}
+REASONING = {"chat_template_kwargs", "enable_thinking", "thinking_token_budget"}
+TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
+
+
+@pytest.mark.parametrize(
+    ("record", "fields"),
+    [
+        ("GenerateParameters", {"grammar"}),
+        ("CompletionRequest", CONSTRAINTS),
+        ("ChatRequest", {*CONSTRAINTS, *REASONING, *TOOLS, "reasoning_effort", "tool_prompt"}),
+        ("ResponsesRequest", {*REASONING, *TOOLS, "reasoning", "text"}),
+        ("MessagesRequest", {"tools", "tool_choice", "thinking", "output_config"}),
+        ("CountTokensRequest", {"tools", "tool_choice", "thinking"}),
+        ("ChatTool", {"type", "function"}),
+        ("FunctionDefinition", {"name", "description", "parameters", "strict"}),
+        ("ResponseTool", {"type", "name", "description", "parameters", "strict"}),
+        ("InputItem", {"call_id", "name", "arguments", "output"}),
+        ("AnthropicTool", {"type", "name", "description", "input_schema", "strict"}),
+        ("ContentBlock", {"id", "name", "input", "tool_use_id", "content", "is_error"}),
+    ],
+)
+async def test_constraints_tools_and_reasoning_are_described(document, record, fields):
+    described = document["components"]["schemas"][record]["properties"]
+    assert described.keys() >= fields
+    assert all(described[name] for name in fields)

@@ -2,6 +2,9 @@
 
 import pytest
 
+from tests.core.server.fake_engine import FakeEngine
+from tgi.text.output.formats import OutputFormats
+
 PROMPT = "The quick brown fox"
 INFER = "/v2/models/m/versions/1/infer"
 SHAPE = "Failed to deserialize the JSON body into the target type: "
@@ -244,3 +247,37 @@ async def test_kserve_reports_errors(make_client, changes, error_type):
         response = await client.post(INFER, json=infer_body(PROMPT, **changes))
     assert response.status_code == 422
     assert response.json()["error_type"] == error_type
+
+
+GRAMMAR = {"type": "regex", "value": "[ab]+"}
+CHAT = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/invocations", {"inputs": PROMPT, "parameters": {"grammar": GRAMMAR}}),
+        ("/invocations", CHAT | {"response_format": GRAMMAR}),
+        ("/invocations", {"prompt": PROMPT, "max_tokens": 2, "guided_regex": "[ab]+"}),
+        ("/vertex", {"instances": [{"inputs": PROMPT, "parameters": {"grammar": GRAMMAR}}]}),
+        ("/vertex", {"instances": [CHAT | {"tools": TOOLS, "tool_choice": "required"}]}),
+        (INFER, infer_body(PROMPT, parameters={"max_new_tokens": 2, "grammar": GRAMMAR})),
+    ],
+)
+async def test_all_platforms_apply_constraints(make_client, path, body):
+    engine = FakeEngine(features=("mask",))
+    limits = {"max_total_tokens": 600, "max_input_tokens": 500}
+    async with make_client(engine, output_formats=OutputFormats(), **limits) as client:
+        response = await client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    [request] = engine.requests
+    assert request.guidance.grammar
+
+
+async def test_an_invalid_tool_in_an_instance_is_rejected(make_client):
+    body = {"instances": [CHAT | {"tools": TOOLS, "tool_choice": "g"}]}
+    async with make_client(output_formats=OutputFormats()) as client:
+        response = await client.post("/vertex", json=body)
+    error = {"error": "Tool error: Tool with name g not found", "error_type": "tool_error"}
+    assert (response.status_code, response.json()) == (422, error)

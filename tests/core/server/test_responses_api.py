@@ -124,14 +124,19 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
             "`previous_response_id` is not supported, because this server does not store responses",
         ),
         ({"conversation": "c"}, 400, "`conversation` is not supported"),
-        ({"tools": [{"type": "function"}]}, 422, "`tools` is not supported"),
-        ({"text": {"format": {"type": "json_schema"}}}, 422, "`text.format` is not supported"),
+        ({"tools": [{"type": "function"}]}, 422, "`tools[0].name` must have 1 to 128"),
+        ({"text": {"format": {"type": "json_schema"}}}, 422, "`text.format` has no schema"),
         ({"background": True}, 422, "`background` is not supported"),
         ({"truncation": "auto"}, 422, "`truncation` is not supported"),
         (
             {"input": [{"type": "function_call_output"}]},
             422,
-            "`input[0]` of type `function_call_output` is not supported",
+            "`input[0]` of type `function_call_output` must have a `call_id`",
+        ),
+        (
+            {"input": [{"type": "custom_tool_call"}]},
+            422,
+            "`input[0]` of type `custom_tool_call` is not supported",
         ),
         ({"input": [{"role": "tool", "content": "x"}]}, 422, "`input[0].role` must be one of"),
         (

@@ -78,3 +78,16 @@ async def test_encoder_tokens_are_checked_too(make_client, tokenizer):
         response = await client.post("/generate", json={"inputs": TEXT})
     assert response.status_code == 422
     assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [(0, "token ids >= 0"), (63, "token ids >= 0"), (64, "48")]
+)
+async def test_ids_after_the_length_limit_are_not_read(make_client, place, words):
+    prompt = [1] * 100
+    prompt[place] = 100_000
+    async with make_client() as client:
+        response = await client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 1})
+    assert response.status_code in (400, 422)
+    assert words in response.json()["error"]["message"]
+    assert ("100000" in response.text) == (place < 64)

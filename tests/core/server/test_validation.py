@@ -1,11 +1,14 @@
 """TGI's validation rules and error messages."""
 
+import dataclasses
+
 import pytest
 
 from tests.core.server.conftest import CONFIG
 from tests.core.server.fake_engine import agreement
 from tgi.backend import SamplingParams
 from tgi.errors import ValidationError
+from tgi.grammar.constraint import Constraint
 from tgi.server.generation.parameters import (
     GenerateParameters,
     Grammar,
@@ -14,6 +17,7 @@ from tgi.server.generation.parameters import (
 )
 from tgi.server.generation.validation import (
     BEST_OF_RULES,
+    GUIDANCE_RULES,
     PARAMETER_RULES,
     STREAM_RULES,
     TOKEN_RULES,
@@ -55,10 +59,6 @@ BROKEN = [
     ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
     ({"truncate": 0}, "`truncate` must be strictly positive and less than 48. Given: 0"),
     ({"truncate": 49}, "`truncate` must be strictly positive and less than 48. Given: 49"),
-    (
-        {"grammar": Grammar("regex", b'"a"')},
-        "`grammar` is not supported by this version: leave it out",
-    ),
     ({"adapter_id": "a"}, "`adapter_id` is not supported by this version: leave it out. Given: a"),
 ]
 
@@ -88,7 +88,6 @@ def test_rules_are_applied_in_the_order_of_tgi():
         "stop": (list("abcde"), "stop"),
         "top_n_tokens": (6, "top_n_tokens"),
         "truncate": (0, "truncate"),
-        "grammar": (Grammar("regex", b'"a"'), "grammar"),
         "adapter_id": ("a", "adapter_id"),
     }
     broken = {name: value for name, (value, _) in in_order.items()}
@@ -255,3 +254,69 @@ def test_parameters_that_the_backend_does_not_support_are_rejected_by_name(param
 
 def test_parameters_that_the_backend_supports_are_accepted():
     check(PARAMETER_RULES, candidate(GenerateParameters(temperature=0.5, top_k=16, top_p=0.5)))
+
+
+CONSTRAINT = Constraint("json_object")
+
+
+def guided(request, *features, **config):
+    """Apply the rules for guidance to a request, with the features of a backend."""
+    changed = dataclasses.replace(CONFIG, **config)
+    check(GUIDANCE_RULES, Candidate(request, changed, agreement(features=features)))
+
+
+def text_request(parameters=None, **fields):
+    return TextRequest("hi", parameters or GenerateParameters(), StopStyle.NATIVE, **fields)
+
+
+@pytest.mark.parametrize("features", [("mask",), ("late_mask",)])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"parameters": GenerateParameters(grammar=Grammar("regex", b'"a"'))},
+        {"constraint": CONSTRAINT},
+        {"max_reasoning_tokens": 3},
+        {"constraint": CONSTRAINT, "is_constraint_optional": True},
+    ],
+)
+def test_a_backend_with_masks_supports_guidance(features, fields):
+    guided(text_request(**fields), *features)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"parameters": GenerateParameters(grammar=Grammar("regex", b'"a"'))}, "grammar"),
+        ({"constraint": CONSTRAINT, "constraint_field": "guided_json"}, "guided_json"),
+        ({"max_reasoning_tokens": 3}, "thinking_token_budget"),
+        (
+            {
+                "constraint": CONSTRAINT,
+                "is_constraint_optional": True,
+                "max_reasoning_tokens": 3,
+                "reasoning_field": "thinking",
+            },
+            "thinking",
+        ),
+    ],
+)
+def test_guidance_without_masks_is_rejected_with_the_name_of_the_backend(fields, name):
+    with pytest.raises(ValidationError) as caught:
+        guided(text_request(**fields))
+    assert str(caught.value) == f"`{name}` is not supported by the backend `fake`: leave it out"
+
+
+def test_grammars_can_be_disabled():
+    for request in (
+        text_request(GenerateParameters(grammar=Grammar("regex", b'"a"'))),
+        text_request(constraint=CONSTRAINT),
+    ):
+        with pytest.raises(ValidationError, match=r"^grammar is not supported$"):
+            guided(request, "mask", disable_grammar_support=True)
+    guided(text_request(max_reasoning_tokens=1), "mask", disable_grammar_support=True)
+
+
+def test_an_optional_constraint_is_never_rejected():
+    request = text_request(constraint=CONSTRAINT, is_constraint_optional=True)
+    guided(request)
+    guided(request, "mask", disable_grammar_support=True)

@@ -8,7 +8,7 @@ tokens are replaced and positions advance, until the rows change or a row needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, final
 
 import numpy as np
@@ -28,6 +28,7 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi.worker.sequences import SequenceTable
+from tgi.worker.step_checks import mask_words
 from tgi.worker.step_output import SampledTokens, step_output
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.input_batch import build_input_batch
@@ -44,7 +45,12 @@ class BoundProgram(Protocol):
     def forward(self) -> object:
         """Run the forward pass of each row's token."""
 
-    def sample(self, lengths: Int32Array, draws: Float32Array) -> SampledTokens:
+    def sample(
+        self,
+        lengths: Int32Array,
+        draws: Float32Array,
+        mask: tuple[Sequence[int], Int32Array] | None = None,
+    ) -> SampledTokens:
         """Sample from the logits of `forward`, as `TokenSampler.sample` does."""
 
 
@@ -93,8 +99,6 @@ class DecodeSteps:
         rows = step.rows
         # The batch is reused only if this step succeeds.
         batch, self._batch = self._batch, None
-        if step.mask != "none":
-            return None
         if batch is None or not batch.precedes(rows):
             if not self._is_decode(rows):
                 return None
@@ -104,7 +108,14 @@ class DecodeSteps:
         prepared = self._clock()
         batch.program.forward()
         computed = self._clock()
-        chosen = batch.program.sample(batch.lengths, rows.draw)
+        masks = None
+        if step.mask != "none":
+            masks = mask_words(step, self._sequences.vocab_size)
+        if masks is None:
+            chosen = batch.program.sample(batch.lengths, rows.draw)
+        else:
+            mask = masks[0].tolist(), np.ascontiguousarray(masks[1])
+            chosen = batch.program.sample(batch.lengths, rows.draw, mask)
         batch.note(chosen.tokens)
         self._batch = batch
         times = StepTimes(prepared - began, computed - prepared, self._clock() - computed)

@@ -24,6 +24,8 @@ from tgi.backend import (
     PromptScores,
     SchedulerOutput,
     StepTimes,
+    empty_float32,
+    empty_int32,
 )
 from tgi.worker.cache_layout import group_kinds
 from tgi.worker.sequences import SequenceTable
@@ -166,8 +168,8 @@ class ModelRunner:
         return [place[int(rows[i])] for i in wanted], words[wanted]
 
     def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
-        """Return the raw logprobs of the prompt tokens in this step, for the sequences that request
-        them.
+        """Return the raw logprobs and the top tokens of the prompt positions in this step, for the
+        sequences that request them.
         """
         scores = list[PromptScores]()
         layout = batch.layout
@@ -184,25 +186,33 @@ class ModelRunner:
             state.prompt_tail = own[-1].clone() if length < state.num_prompt_tokens else None
             if first < last:
                 vectors = torch.cat([*before, own[: last - start - 1]])
-                scores.append(
-                    PromptScores(
-                        state.handle, first, self._logprobs(vectors, state.tokens[first:last])
-                    )
+                logprobs, top_ids, top_logprobs = self._logprobs(
+                    vectors, state.tokens[first:last], state.sampling.top_n_tokens
                 )
+                scores.append(PromptScores(state.handle, first, logprobs, top_ids, top_logprobs))
         return scores
 
-    def _logprobs(self, hidden: Tensor, token_ids: Int32Array) -> Float32Array:
+    def _logprobs(
+        self, hidden: Tensor, token_ids: Int32Array, num_tops: int
+    ) -> tuple[Float32Array, Int32Array, Float32Array]:
         """Return the raw logprobs of `token_ids` [n], each given the hidden vector in the same row
-        of `hidden` [n, hidden_size].
+        of `hidden` [n, hidden_size], and the ids and logprobs of the top tokens [n * num_tops].
         """
         targets = torch.from_numpy(token_ids.astype(np.int64)).to(self._device).unsqueeze(1)
-        parts = [
-            self._model.logits(vectors).log_softmax(-1).gather(1, ids).squeeze(1)
-            for vectors, ids in zip(
-                torch.split(hidden, self._score_rows),
-                torch.split(targets, self._score_rows),
-                strict=True,
-            )
-        ]
+        num_tops = min(num_tops, self._vocab_size)
+        parts, tops = list[Tensor](), list[torch.return_types.topk]()
+        for vectors, ids in zip(
+            torch.split(hidden, self._score_rows),
+            torch.split(targets, self._score_rows),
+            strict=True,
+        ):
+            distribution = self._model.logits(vectors).log_softmax(-1)
+            parts.append(distribution.gather(1, ids).squeeze(1))
+            if num_tops:
+                tops.append(distribution.topk(num_tops, dim=-1))
         logprobs: Float32Array = torch.cat(parts).cpu().numpy()
-        return logprobs
+        if not tops:
+            return logprobs, empty_int32(), empty_float32()
+        top_ids = torch.cat([top.indices for top in tops]).to(torch.int32)
+        top_logprobs = torch.cat([top.values for top in tops])
+        return logprobs, top_ids.flatten().cpu().numpy(), top_logprobs.flatten().cpu().numpy()

@@ -26,6 +26,7 @@ from tgi_tpu.sampling.logits_processors import (
 )
 
 __all__ = [
+    "MAX_TOP_N",
     "MAX_TOP_TOKENS",
     "NOTHING_ALLOWED",
     "NOT_FINITE",
@@ -36,11 +37,15 @@ __all__ = [
     "SampledTokens",
     "SamplingArrays",
     "sample",
+    "score_prompt_tokens",
     "score_tokens",
 ]
 
 MAX_TOP_TOKENS = 64
 """Maximum number of top tokens of a row, including tokens with the same score as the last one."""
+
+MAX_TOP_N = MAX_TOP_TOKENS // 2
+"""Maximum number of top tokens that a request may ask for."""
 
 NO_LOGPROBS, PROCESSED_LOGPROBS, RAW_LOGPROBS = 0, 1, 2
 """Values of `SamplingArrays.logprobs`."""
@@ -137,6 +142,32 @@ def score_tokens(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Compute the raw log probabilities, float32 [R], of `targets` (int32 [R])."""
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def score_prompt_tokens(
+    logits: jax.Array, targets: jax.Array, num_tops: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Compute the raw log probabilities, float32 [R], of `targets` (int32 [R]), and the most likely
+    tokens of each row in descending order: ids int32 [R, K] and log probabilities float32 [R, K].
+
+    K is `MAX_TOP_N`, or V if that is smaller. The caller reads the first `num_tops` of the K tokens
+    (an int32 scalar). If `num_tops` is 0, the tokens are not computed.
+    """
+    count = min(MAX_TOP_N, logits.shape[1])
+    # Both results use the same array, so a target and a top token with the same id are equal.
+    normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+    def best() -> tuple[jax.Array, jax.Array]:
+        values, ids = jax.lax.top_k(logits, count)
+        return ids.astype(jnp.int32), values - normalizer
+
+    def none() -> tuple[jax.Array, jax.Array]:
+        shape = (logits.shape[0], count)
+        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1) - normalizer
+    top_ids, top_logprobs = jax.lax.cond(num_tops > 0, best, none)
+    return chosen[:, 0], top_ids, top_logprobs
 
 
 def _if_any(asks: jax.Array, process: Callable[[], jax.Array], otherwise: jax.Array) -> jax.Array:

@@ -18,16 +18,15 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections import deque
-from http import HTTPStatus
 from typing import Any, final
 
 import httptools
-import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tgi.cli.http.cycle import EndingCycle
 from tgi.cli.http.http_1_0 import Http10Cycle
 from tgi.cli.http.limits import ConnectionTable
+from tgi.cli.http.rejections import rejection
 
 __all__ = ["HttpProtocol"]
 
@@ -72,6 +71,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_in_head = True  # also True between two requests
         self._is_in_body = False
         self._has_offer = False  # the current request offers to change the protocol
+        # The target and the headers of the current request, or empty between two requests.
+        self.url, self.headers = b"", []
         self._num_head_bytes = 0  # bytes of the current head that the parser has reported
         self._num_fed_bytes = 0  # received bytes of the current head or body, including framing
         self._num_body_bytes = 0
@@ -209,9 +210,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Called with a part of the target of the request."""
         self._num_head_bytes += len(url)
+        super().on_url(url)
         if self._num_head_bytes > self._limits.max_head_bytes:
             self._fail(414, _TARGET_TEXT.format(self._limits.max_head_bytes))
-        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called with a header, or with a trailer after a chunked body. Trailers are ignored."""
@@ -275,6 +276,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._is_in_head, self._is_in_body = True, False
         self._num_fed_bytes = 0
+        self.url, self.headers = b"", []
         if not self.parser.should_keep_alive():
             # A trailer can contain `Connection: close`. The parser then ignores all later bytes.
             self.cycle.keep_alive = False
@@ -339,9 +341,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _reject(self, status: int, text: str) -> None:
         """Send the response to an invalid request after the responses to all earlier requests. Then
-        close the connection.
+        close the connection. The error has the schema of the client's API, as far as the request
+        line and the headers were received.
         """
-        self._rejection = _error_response(status, text)
+        self._rejection = rejection(status, text, self.url, self.headers)
         self._unread.clear()
         self._deadline = None
         if self._is_in_body and self.cycle is not self._running:
@@ -370,14 +373,3 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write_eof()
             self.flow.resume_reading()
             self._deadline = self.loop.time() + _LINGER_SECONDS
-
-
-def _error_response(status: int, text: str) -> bytes:
-    """Return a complete response with TGI's error object and the header `connection: close`."""
-    error_type = "overloaded" if status == 503 else "validation"
-    body = msgspec.json.encode({"error": text, "error_type": error_type})
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + body

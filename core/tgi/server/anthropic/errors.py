@@ -20,10 +20,13 @@ _ERRORS = {
     401: (401, "authentication_error"),
     404: (404, "not_found_error"),
     405: (405, "invalid_request_error"),
+    408: (408, "timeout_error"),
     413: (413, "request_too_large"),
+    414: (414, "request_too_large"),
     415: _BAD_REQUEST,
     422: _BAD_REQUEST,
     429: (429, "rate_limit_error"),
+    431: (431, "request_too_large"),
     503: (529, "overloaded_error"),
 }
 _OTHER_ERROR = (500, "api_error")

@@ -1,4 +1,5 @@
-"""Schemas of the responses and events of Anthropic's routes, which support text only.
+"""Schemas of the responses and events of Anthropic's routes. A message consists of texts, thinking
+and tool calls.
 
 The routes write these records, and the OpenAPI document describes them. Source: the Anthropic API
 reference.
@@ -6,7 +7,7 @@ reference.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,17 +23,22 @@ __all__ = [
     "ContentBlockStart",
     "ContentBlockStop",
     "ErrorDetails",
+    "InputJsonDelta",
     "InputTokens",
     "MessageDelta",
     "MessageEnd",
     "MessageStart",
     "MessageStop",
+    "SignatureDelta",
     "StopReason",
     "TextBlock",
     "TextDelta",
+    "ThinkingBlock",
+    "ThinkingDelta",
+    "ToolUseBlock",
 ]
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class TextBlock(msgspec.Struct):
@@ -40,6 +46,25 @@ class TextBlock(msgspec.Struct):
 
     type: Literal["text"]
     text: str
+
+
+class ThinkingBlock(msgspec.Struct):
+    """The reasoning of the model. Clients send the block back with its signature. This server does
+    not check signatures.
+    """
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
+
+
+class ToolUseBlock(msgspec.Struct):
+    """A tool call. `input` is an object. At the start of a stream, it is empty."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: msgspec.Raw
 
 
 class AnthropicUsage(msgspec.Struct):
@@ -60,7 +85,7 @@ class AnthropicResponse(msgspec.Struct):
     type: Literal["message"]
     role: Literal["assistant"]
     model: str
-    content: list[TextBlock]
+    content: list[Any]  # texts, thinking and tool calls
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: AnthropicUsage
@@ -112,11 +137,11 @@ class MessageStart(msgspec.Struct):
 
 
 class ContentBlockStart(msgspec.Struct):
-    """The event before the first text of a message."""
+    """The event before the content of a block."""
 
     type: Literal["content_block_start"]
     index: U32
-    content_block: TextBlock
+    content_block: Any
 
 
 class TextDelta(msgspec.Struct):
@@ -126,16 +151,37 @@ class TextDelta(msgspec.Struct):
     text: str
 
 
+class ThinkingDelta(msgspec.Struct):
+    """The text that an event adds to the thinking."""
+
+    type: Literal["thinking_delta"]
+    thinking: str
+
+
+class SignatureDelta(msgspec.Struct):
+    """The signature of a block with thinking, at its end."""
+
+    type: Literal["signature_delta"]
+    signature: str
+
+
+class InputJsonDelta(msgspec.Struct):
+    """The text that an event adds to the JSON of a tool call's input."""
+
+    type: Literal["input_json_delta"]
+    partial_json: str
+
+
 class ContentBlockDelta(msgspec.Struct):
-    """An event that adds text to the message."""
+    """An event that adds to the content of a block."""
 
     type: Literal["content_block_delta"]
     index: U32
-    delta: TextDelta
+    delta: Any
 
 
 class ContentBlockStop(msgspec.Struct):
-    """The event after the last text of a message."""
+    """The event after the content of a block."""
 
     type: Literal["content_block_stop"]
     index: U32

@@ -1,4 +1,4 @@
-"""Request bodies of Anthropic's routes, which support text only. The fields are those of the
+"""Request bodies of Anthropic's routes, which support text and tools. The fields are those of the
 Anthropic API reference and the extensions `ignore_eos`, `cache_salt` and `seed`.
 """
 
@@ -13,25 +13,39 @@ from tgi.server.generation.parameters import F32, I32, U32, U64, ExtensionFields
 __all__ = [
     "UNSUPPORTED_FIELDS",
     "AnthropicMessage",
+    "AnthropicTool",
+    "AnthropicToolChoice",
     "ContentBlock",
     "CountTokensRequest",
     "MessagesRequest",
+    "OutputConfig",
     "SharedFields",
 ]
 
 
 Role = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["user", "assistant"]})]
-BlockType = Annotated[
-    str, msgspec.Meta(extra_json_schema={"enum": ["text", "thinking", "redacted_thinking"]})
-]
+_BLOCK_TYPES = ["text", "thinking", "redacted_thinking", "tool_use", "tool_result"]
+BlockType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": _BLOCK_TYPES})]
+_OBJECT = {"type": "object", "nullable": True}
+JsonObject = Annotated[Any, msgspec.Meta(extra_json_schema=_OBJECT)]
+_RESULT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {}}], "nullable": True}
+ResultContent = Annotated[Any, msgspec.Meta(extra_json_schema=_RESULT)]
 
 
 class ContentBlock(msgspec.Struct, frozen=True):
-    """A block of the content of a message: a text, or the thoughts of an earlier message."""
+    """A block of the content of a message: a text, the thoughts of an earlier message, a tool call,
+    or the result of a tool call.
+    """
 
     type: BlockType  # The error message for another type contains that type.
     text: str | None = None
     thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: JsonObject = None
+    tool_use_id: str | None = None
+    content: ResultContent = None
+    is_error: bool | None = None
 
 
 class AnthropicMessage(msgspec.Struct, frozen=True):
@@ -43,14 +57,32 @@ class AnthropicMessage(msgspec.Struct, frozen=True):
     content: str | list[ContentBlock]
 
 
-UNSUPPORTED_FIELDS = (
-    "tools",
-    "container",
-    "context_management",
-    "mcp_servers",
-    "output_config",
-    "output_format",
-)
+class AnthropicTool(msgspec.Struct, frozen=True):
+    """A tool. Tools with another type than `custom` are not supported."""
+
+    type: str | None = None
+    name: str | None = None
+    description: str | None = None
+    input_schema: JsonObject = None
+    strict: bool | None = None
+
+
+class AnthropicToolChoice(msgspec.Struct, frozen=True):
+    """The tool choice: `auto`, `any`, `tool` with a name, or `none`."""
+
+    type: str
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class OutputConfig(msgspec.Struct, frozen=True):
+    """Settings of the output."""
+
+    effort: str | None = None
+    format: JsonObject = None
+
+
+UNSUPPORTED_FIELDS = ("container", "context_management", "mcp_servers")
 """The fields that are rejected, unless they are null or empty."""
 
 
@@ -61,12 +93,13 @@ class SharedFields(ExtensionFields, frozen=True, kw_only=True):
     model: str | None = None
     system: str | list[ContentBlock] | None = None
     thinking: Any = None
-    tools: list[Any] | None = None
+    tools: list[AnthropicTool] | None = None
+    tool_choice: AnthropicToolChoice | None = None
+    output_config: OutputConfig | None = None
+    output_format: JsonObject = None  # the former name of `output_config.format`
     container: Any = None
     context_management: Any = None
     mcp_servers: Any = None
-    output_config: Any = None
-    output_format: Any = None
 
 
 class CountTokensRequest(SharedFields, frozen=True, kw_only=True):

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
-
 from tgi.errors import TemplateError, ValidationError
-from tgi.server.http.json_format import format_json
+from tgi.server.chat.messages import prepared_messages
+from tgi.server.chat.tools import ToolUse, with_text
 from tgi.server.http.json_reader import RejectionError
 from tgi.text import ChatTemplateRenderer
 
@@ -30,42 +29,30 @@ class ConversationEntry(Protocol):
         """The content of the entry."""
 
 
-class FunctionText(msgspec.Struct):
-    """A called function in the text of a message. The order of the fields is TGI's."""
-
-    description: str | None
-    name: str
-    arguments: str
-
-
-class ToolCallText(msgspec.Struct):
-    """A tool call in the text of a message. The order of the fields is TGI's."""
-
-    id: str
-    type: str
-    function: FunctionText
-
-
 async def render_prompt(
     template: ChatTemplateRenderer | None,
     entries: Sequence[ConversationEntry] | str,
     read_messages: Callable[[], Sequence[Mapping[str, Any]]],
+    tools: ToolUse | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the prompt for the next message of the assistant. `entries` is the conversation as the
     client sent it, and `read_messages` converts it to messages. The conversion of a conversation
-    with many entries runs in a thread.
+    with many entries runs in a thread. `variables` are additional variables of the template.
 
     The role `developer` becomes `system`, unless the template contains the name `developer`. A
     message without content has an empty text. If it has tool calls and the template does not read
-    them, its text is the JSON of the calls, as in TGI.
+    them, its text is the JSON of the calls, as in TGI. If the template does not use the tools, they
+    are appended to the last message, as in TGI.
 
     Raises `TemplateError` and the errors of `read_messages`. Raises `ValidationError` if a message
     contains media, and `RejectionError` if the content of a message has no known schema.
     """
-    prepare = partial(_prepared_messages, template, read_messages)
-    messages = await asyncio.to_thread(prepare) if _has_many_entries(entries) else prepare()
+    prepare = partial(_prepared, template, read_messages, tools)
+    is_large = _has_many_entries(entries) or (tools is not None and tools.is_large)
+    messages, objects = await asyncio.to_thread(prepare) if is_large else prepare()
     assert template is not None, "the preparation fails without a template"
-    return await template.render(messages)
+    return await template.render(messages, objects, variables)
 
 
 def _has_many_entries(entries: Sequence[ConversationEntry] | str) -> bool:
@@ -77,15 +64,28 @@ def _has_many_entries(entries: Sequence[ConversationEntry] | str) -> bool:
     )
 
 
-def _prepared_messages(
-    template: ChatTemplateRenderer | None, read_messages: Callable[[], Sequence[Mapping[str, Any]]]
-) -> list[dict[str, Any]]:
+def _prepared(
+    template: ChatTemplateRenderer | None,
+    read_messages: Callable[[], Sequence[Mapping[str, Any]]],
+    tools: ToolUse | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Return the messages and the tools for the template. The tools are None if the template does
+    not use them.
+    """
     messages = read_messages()
     for index, message in enumerate(messages):
         _check_content(message, index)
     if template is None:
         raise TemplateError("template not found")
-    return [_prepared(message, template) for message in messages]
+    traits = template.traits(has_tools=tools is not None)
+    prepared = prepared_messages(messages, traits)
+    if tools is None:
+        return prepared, None
+    if not traits.uses("tools"):
+        return with_text(prepared, tools.prompt_text()), []
+    if tools.prompt:
+        prepared = with_text(prepared, f"\n---\n{tools.prompt}")
+    return prepared, tools.template_objects()
 
 
 def _check_content(message: Mapping[str, Any], index: int) -> None:
@@ -110,45 +110,3 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
                 raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")
         case _:
             raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")
-
-
-def _prepared(message: Mapping[str, Any], template: ChatTemplateRenderer) -> dict[str, Any]:
-    """Return the message with a role and a content that the template can read."""
-    prepared = dict(message)
-    if prepared["role"] == "developer" and not template.mentions("developer"):
-        prepared["role"] = "system"
-    content, calls = prepared.get("content"), prepared.get("tool_calls")
-    refusal = prepared.pop("refusal", None)
-    if isinstance(content, list):
-        prepared["content"] = [_text_part(part) for part in content]
-    elif not content and calls and not template.mentions("tool_calls"):
-        prepared["content"] = _calls_as_text(calls)
-    elif content is None:
-        prepared["content"] = refusal or ""
-    return prepared
-
-
-def _text_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a part of the content as text. The text of a refusal is the refusal."""
-    return {"type": "text", "text": part["refusal"]} if part["type"] == "refusal" else part
-
-
-def _calls_as_text(calls: object) -> str:
-    """The compact JSON of the tool calls. As in TGI, the arguments are JSON inside a string."""
-    if not isinstance(calls, list):
-        return format_json(calls)
-    return format_json([_call_as_text(call) for call in calls])
-
-
-def _call_as_text(call: object) -> object:
-    """Return the record of a call. A call without a function remains as it is."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(call, dict) or not isinstance(function, dict):
-        return call
-    arguments = function.get("arguments", function.get("parameters"))
-    description = function.get("description")
-    return ToolCallText(
-        str(call.get("id", "")),
-        str(call.get("type", "function")),
-        FunctionText(description, str(function.get("name", "")), format_json(arguments)),
-    )

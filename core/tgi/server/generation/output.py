@@ -18,9 +18,11 @@ from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.errors import GenerationError, IncompleteGenerationError, RequestError
 from tgi.scheduler import Request, SequenceOutput
 from tgi.server.generation.parameters import StopStyle, TextRequest
+from tgi.server.generation.sequence_parts import SequenceParts
 from tgi.server.state import Engine
 from tgi.server.telemetry.metrics import RequestTimes
 from tgi.text import Detokenizer, StoppingCriteria, Tokenizer
+from tgi.text.output import PLAIN, OutputItem, OutputPart, TextItem, join_parts
 from tgi.types import FinishReason
 
 __all__ = ["GeneratedSequence", "GeneratedToken", "Generation", "ScoredToken"]
@@ -60,6 +62,7 @@ class GeneratedToken(msgspec.Struct, frozen=True):
     top_tokens: Sequence[ScoredToken] = ()
     result: GeneratedSequence | None = None  # the complete sequence, if this is its last token
     data: bytes = b""  # the token's own bytes, if the `/v1` request has log probabilities
+    parts: Sequence[OutputPart] = ()  # the parts that are known now, if the output is not plain
 
     @property
     def plain_text(self) -> str:
@@ -99,7 +102,11 @@ class GeneratedSequence:
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids)
         parameters = text_request.parameters
         self._wants_prompt = parameters.decoder_input_details
+        self._stop = parameters.stop
         self._stopping = StoppingCriteria(parameters.stop) if parameters.stop else None
+        style = text_request.output_style
+        # None if the whole output is final text.
+        self.parts = None if style is PLAIN or style.is_plain else SequenceParts(style)
         # OpenAI's log probabilities contain bytes and a limited number of alternatives.
         self._has_bytes = text_request.sampling.logprobs == "raw"
         self._max_top = (parameters.top_n_tokens or 0) if self._has_bytes else None
@@ -108,6 +115,7 @@ class GeneratedSequence:
         self._pieces: list[str] = []
         self._held = ""  # text that follows the pieces and may become a stop string
         self._prompt_logprobs: list[float | None] = []
+        self._prompt_top: list[TopTokens] = []  # one entry per entry of `_prompt_logprobs`
         self._began = time.perf_counter()
         self._validation_seconds = validation_seconds
         self._queue_seconds = 0.0
@@ -123,6 +131,21 @@ class GeneratedSequence:
     def text(self) -> str:
         """The text, without special tokens."""
         return "".join(self._pieces)
+
+    @property
+    def items(self) -> list[OutputItem]:
+        """The reasoning, the texts and the tool calls, in the order of their generation."""
+        return [TextItem(self.text)] if self.parts is None else join_parts(self.parts.all)
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the output contains a complete tool call."""
+        return self.parts is not None and self.parts.num_complete_calls > 0
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Number of tokens of the reasoning."""
+        return 0 if self.parts is None else self.parts.num_reasoning_tokens
 
     @property
     def seed(self) -> int | None:
@@ -158,12 +181,18 @@ class GeneratedSequence:
         pairs = zip(self._request.prompt_token_ids, self._prompt_logprobs, strict=False)
         return [self._scored(token_id, logprob) for token_id, logprob in pairs]
 
-    def note(self, output: SequenceOutput) -> None:
-        """Record the prompt log probabilities, the queue time and the number of cached tokens of
-        an output.
+    @property
+    def prefill_top(self) -> list[list[ScoredToken]]:
+        """The most likely tokens at each position of `prefill`. The list of a position is empty if
+        the position has no log probability or the backend returns no top tokens of prompts.
         """
+        return [[self._scored(*pair) for pair in top[: self._max_top]] for top in self._prompt_top]
+
+    def note(self, output: SequenceOutput) -> None:
+        """Record prompt log probabilities, the queue time and the number of cached tokens."""
         if output.prompt_logprobs:
             self._prompt_logprobs.extend(output.prompt_logprobs)
+            self._prompt_top.extend(output.prompt_top or [()] * len(output.prompt_logprobs))
         if not self.num_generated_tokens:
             self._queue_seconds = output.queue_ns * _NANOSECONDS
             self.num_cached_tokens = output.num_cached_tokens
@@ -176,12 +205,15 @@ class GeneratedSequence:
         """
         self.num_generated_tokens += 1
         tokenizer = self._tokenizer
-        if finish is FinishReason.LENGTH and self._hides_stop and self._is_eos(token_id):
+        if finish is FinishReason.LENGTH and token_id in self._request.eos_token_ids:
             # In OpenAI's API, an EOS token ends the text even if it is the last allowed token.
-            finish = FinishReason.EOS_TOKEN
+            finish = FinishReason.EOS_TOKEN if self._hides_stop else finish
         special = token_id in tokenizer.special_ids
+        released = ""  # text before the token that was held back
         if special:
             piece = shown = tokenizer.token_text(token_id)
+            if self.parts is not None and (finish is not None or self.parts.is_marker(piece)):
+                released = self._release_held()
             if finish is None and self._stopping and self._stopping.matches_special(piece):
                 finish = FinishReason.STOP_SEQUENCE
         else:
@@ -189,8 +221,8 @@ class GeneratedSequence:
             if finish is not None:
                 piece += self._detokenizer.flush()
             shown = self._add(piece)
-            if self.stop is not None:
-                finish = FinishReason.STOP_SEQUENCE
+        if self.stop is not None:
+            finish = FinishReason.STOP_SEQUENCE
         if finish is not None:
             if self._hides_stop:
                 shown = self._held if special else shown + self._held
@@ -207,10 +239,10 @@ class GeneratedSequence:
             top_tokens=[self._scored(*pair) for pair in top[: self._max_top]] if top else (),
             result=None if finish is None else self,
             data=self._own_bytes(token_id, piece) if self._has_bytes else b"",
+            parts=()
+            if self.parts is None
+            else self.parts.push(released if special else shown, piece if special else "", finish),
         )
-
-    def _is_eos(self, token_id: int) -> bool:
-        return token_id in self._request.eos_token_ids
 
     def _add(self, piece: str) -> str:
         """Add a piece of text. Returns the text that may be shown now."""
@@ -232,6 +264,17 @@ class GeneratedSequence:
             self._held = ""
         self._pieces.append(waiting[:end])
         return waiting[:end]
+
+    def _release_held(self) -> str:
+        """Return the text that was held back before a marker of the output format. A stop string
+        does not contain a marker.
+        """
+        text = self._add(self._detokenizer.flush())
+        if self._stopping is not None and self.stop is None:
+            text += self._held
+            self._pieces.append(self._held)
+            self._held, self._stopping = "", StoppingCriteria(self._stop)
+        return text
 
     def _finish(self, finish_reason: FinishReason) -> None:
         self._finish_reason = finish_reason
@@ -295,9 +338,7 @@ class Generation:
 
     @property
     def num_cached_tokens(self) -> int:
-        """Number of prompt tokens that were in the prefix cache. It is known after the first
-        token.
-        """
+        """Number of prompt tokens in the prefix cache. It is known after the first token."""
         return self._first.num_cached_tokens
 
     def __aiter__(self) -> Generation:

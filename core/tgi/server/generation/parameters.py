@@ -16,8 +16,10 @@ import msgspec
 
 from tgi.backend import SamplingParams
 from tgi.errors import ValidationError
+from tgi.grammar.constraint import Constraint
 from tgi.server.generation.protocols import NATIVE, ClientProtocol
 from tgi.server.http.json_format import round_f32
+from tgi.text.output import PLAIN, OutputStyle
 
 __all__ = [
     "F32",
@@ -227,6 +229,33 @@ class TextRequest:
     # kind of log probabilities to return. Admission sets the other fields from `parameters`.
     sampling: SamplingParams = _PROCESSED_LOGPROBS
     protocol: ClientProtocol = NATIVE  # names the fields in error messages
+    # The constraint on the text. The constraint of a native body is `parameters.grammar`.
+    constraint: Constraint | None = None
+    constraint_field: str = "grammar"  # names the constraint in error messages
+    # A weaker constraint, if `constraint` cannot be expressed exactly.
+    loose_constraint: Constraint | None = None
+    # Whether the text may be unconstrained if the backend or the tokenizer requires it.
+    is_constraint_optional: bool = False
+    output_style: OutputStyle = PLAIN
+    max_reasoning_tokens: int | None = None  # None = no limit
+    reasoning_field: str = "thinking_token_budget"  # names the limit in error messages
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the output is constrained."""
+        return (
+            self.constraint is not None
+            or self.parameters.grammar is not None
+            or self.max_reasoning_tokens is not None
+        )
+
+    @property
+    def guided_field(self) -> str:
+        """The field of the body that constrains the output."""
+        has_constraint = self.constraint is not None or self.parameters.grammar is not None
+        if has_constraint and not self.is_constraint_optional:
+            return self.constraint_field
+        return self.reasoning_field
 
     def seeds(self) -> list[int]:
         """Return one seed per sequence. If the client sent a seed, it determines all of them."""

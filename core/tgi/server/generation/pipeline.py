@@ -23,14 +23,17 @@ from tgi.errors import (
     RequestError,
     TemplateError,
     UnhealthyError,
+    ValidationError,
 )
 from tgi.scheduler import Request
 from tgi.server.generation.concurrency import run_all
+from tgi.server.generation.guidance import GuidanceCompiler
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.slots import ConcurrencyLimiter
 from tgi.server.generation.validation import (
     BEST_OF_RULES,
+    GUIDANCE_RULES,
     PARAMETER_RULES,
     STREAM_RULES,
     TOKEN_RULES,
@@ -44,6 +47,7 @@ from tgi.server.http.routing import current_client, read_record, read_variant, r
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import current_span, record_failure, record_generation
+from tgi.types import Guidance
 
 __all__ = [
     "GenerationPipeline",
@@ -82,6 +86,7 @@ class Admission:
         self._engine = state.engine
         self._pool = state.tokenizer
         self._metrics = state.metrics
+        self._guidance = GuidanceCompiler(state.engine, state.tokenizer.tokenizer)
 
     def check(self, rules: RuleSet, request: TextRequest) -> None:
         """Apply rules that need no tokens. Raises `ValidationError` for the first violated rule."""
@@ -99,6 +104,7 @@ class Admission:
         candidate = replace(candidate, token_ids=tuple(token_ids))
         check(TOKEN_RULES, candidate)
         self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
+        guidance = await self._guidance_of(candidate) if request.is_guided else None
         parameters, start = request.parameters, self._config.decoder_start_token_id
         eos_token_ids = () if parameters.ignore_eos else self._pool.tokenizer.eos_token_ids
         first_seed, *other_seeds = request.seeds()
@@ -111,6 +117,7 @@ class Admission:
             max_new_tokens=candidate.max_new_tokens,
             eos_token_ids=eos_token_ids,
             cache_salt=parameters.cache_salt or "",
+            guidance=guidance,
         )
         if not other_seeds:
             return [first]
@@ -118,6 +125,19 @@ class Admission:
             msgspec.structs.replace(first, request_id=f"{first.request_id}-{index}", seed=seed)
             for index, seed in enumerate([first_seed, *other_seeds])
         ]
+
+    async def _guidance_of(self, candidate: Candidate) -> Guidance | None:
+        request = candidate.request
+        try:
+            check(GUIDANCE_RULES, candidate)
+            if request.is_constraint_optional and (
+                self._config.disable_grammar_support or not candidate.has_masks
+            ):
+                request = replace(request, constraint=None)
+            return await self._guidance.guidance(request)
+        except ValidationError:
+            self._metrics.count_rejected_grammar()
+            raise
 
     def _candidate(self, request: TextRequest) -> Candidate:
         return Candidate(request, self._config, self._engine.agreement)

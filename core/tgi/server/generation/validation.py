@@ -28,6 +28,7 @@ from tgi.server.state import ServerConfig
 
 __all__ = [
     "BEST_OF_RULES",
+    "GUIDANCE_RULES",
     "PARAMETER_RULES",
     "STREAM_RULES",
     "TOKEN_RULES",
@@ -61,6 +62,11 @@ class Candidate:
     def protocol(self) -> ClientProtocol:
         """The API of the client, which names the fields in error messages."""
         return self.request.protocol
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the backend can apply the masks of a constraint."""
+        return self.agreement.has("mask") or self.agreement.has("late_mask")
 
     @property
     def max_new_tokens(self) -> int:
@@ -204,14 +210,6 @@ def _truncate(candidate: Candidate) -> None:
         )
 
 
-def _grammar(candidate: Candidate) -> None:
-    if candidate.parameters.grammar is None:
-        return
-    if candidate.config.disable_grammar_support:
-        raise ValidationError("grammar is not supported")
-    raise ValidationError("`grammar` is not supported by this version: leave it out")
-
-
 def _adapter_id(candidate: Candidate) -> None:
     adapter_id = candidate.parameters.adapter_id
     if adapter_id is not None:
@@ -271,7 +269,9 @@ def _sampling_agreement(candidate: Candidate) -> None:
 
 
 def _prompt_token_ids(candidate: Candidate) -> None:
-    ids = candidate.request.prompt_token_ids or ()
+    # Ids after the limit are not read, because the prompt is then rejected as too long. The event
+    # loop would otherwise be blocked by a list of a million ids.
+    ids = (candidate.request.prompt_token_ids or ())[: candidate.config.max_total_tokens]
     check_sent_ids(ids, candidate.agreement.vocab_size, "prompt")
 
 
@@ -321,6 +321,24 @@ def _known_token_ids(candidate: Candidate) -> None:
     check_prompt_ids(candidate.token_ids, candidate.agreement.vocab_size)
 
 
+def _grammar_support(candidate: Candidate) -> None:
+    """Reject constraints if the option `--disable-grammar-support` is set."""
+    request = candidate.request
+    has_constraint = request.constraint is not None or request.parameters.grammar is not None
+    if not has_constraint or request.is_constraint_optional:
+        return
+    if candidate.config.disable_grammar_support:
+        raise ValidationError("grammar is not supported")
+
+
+def _mask_agreement(candidate: Candidate) -> None:
+    """Reject constraints and reasoning limits if the backend applies no masks."""
+    request = candidate.request
+    is_needed = not request.is_constraint_optional or request.max_reasoning_tokens is not None
+    if is_needed and not candidate.has_masks:
+        raise _unsupported(request.guided_field, candidate)
+
+
 RuleSet = tuple[Callable[[Candidate], None], ...]
 
 STREAM_RULES: RuleSet = (_stream,)
@@ -342,7 +360,6 @@ PARAMETER_RULES: RuleSet = (
     _top_n_tokens,
     _inputs,
     _truncate,
-    _grammar,
     _adapter_id,
     _cache_salt,
     _logit_bias_ids,
@@ -354,6 +371,9 @@ PARAMETER_RULES: RuleSet = (
 
 TOKEN_RULES: RuleSet = (_total_tokens, _input_tokens, _known_token_ids)
 """Rules about the number of tokens, and about the ids that the tokenizer returned."""
+
+GUIDANCE_RULES: RuleSet = (_grammar_support, _mask_agreement)
+"""Rules for requests whose output is constrained. As in TGI, they are applied last."""
 
 
 def _unsupported(parameter: str, candidate: Candidate) -> ValidationError:

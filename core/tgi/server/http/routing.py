@@ -41,8 +41,10 @@ ErrorFormatter = Callable[[Scope, HttpError], ASGIApp]
 _MANY_BYTES = 1 << 16
 _MAX_SHOWN = 64  # characters of a method in an error message
 _METHOD_TEXT = "The path does not support the method `{}`. Supported methods: {}."
+# litellm recognizes a wrong key by the first four words, which are those of OpenAI's message.
 _KEY_TEXT = (
-    "The API key is missing or wrong. Send the key as the header `Authorization: Bearer KEY`{}."
+    "Incorrect API key provided: the key is missing or wrong. Send the key as the header"
+    " `Authorization: Bearer KEY`{}."
 )
 _CONTENT_TYPE_TEXT = "Expected request with `Content-Type: application/json`"
 _CONTENT_ENCODING_TEXT = "The content encoding `{}` is not supported. Send the body uncompressed."

@@ -53,8 +53,8 @@ class InfoRoutes:
         return json_response(msgspec.json.encode(info))
 
     async def backend(self, request: Request) -> Response:
-        """Handle `GET /info/backend`. The response contains the backend in use, and the limits and
-        features negotiated with it.
+        """Handle `GET /info/backend`. The response contains the backend in use, the limits and
+        features negotiated with it, and the parsers of the output.
         """
         del request
         agreement = self._state.engine.agreement
@@ -75,6 +75,8 @@ class InfoRoutes:
             vocab_size=agreement.vocab_size,
             memory=[MemoryInfo(i.label, i.num_bytes, i.detail) for i in agreement.memory],
             facts=agreement.facts,
+            tool_call_parser=self._state.output_formats.tool_call_parser,
+            reasoning_parser=self._state.output_formats.reasoning_parser,
         )
         return json_response(msgspec.json.encode(info))
 

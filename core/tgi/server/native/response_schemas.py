@@ -149,7 +149,7 @@ class MemoryInfo(msgspec.Struct):
 
 
 class BackendInfo(msgspec.Struct):
-    """The backend and the limits that were negotiated with it."""
+    """The backend, the limits that were negotiated with it, and the parsers of the output."""
 
     backend: str
     api: list[int]
@@ -166,3 +166,5 @@ class BackendInfo(msgspec.Struct):
     vocab_size: Usize
     memory: list[MemoryInfo]
     facts: dict[str, str]
+    tool_call_parser: str
+    reasoning_parser: str

@@ -20,7 +20,8 @@ from tgi.server.openai.response_schemas import OpenAIError, OpenAIErrorDetails
 
 __all__ = ["openai_error_event", "openai_error_response"]
 
-_FIRST_SERVER_STATUS = 424  # the backend failed
+_BACKEND_STATUS = 424  # the backend failed, which is a fault of the server
+_FIRST_SERVER_STATUS = 500
 _RATE_LIMIT_STATUS = 429
 _FIELD_STATUSES = (400, 422)  # an error can be about a field of the body
 
@@ -55,4 +56,5 @@ def _body(report: ErrorReport) -> OpenAIError:
 def _kind(status: int) -> str:
     if status == _RATE_LIMIT_STATUS:
         return "rate_limit_error"
-    return "invalid_request_error" if status < _FIRST_SERVER_STATUS else "server_error"
+    is_server_error = status == _BACKEND_STATUS or status >= _FIRST_SERVER_STATUS
+    return "server_error" if is_server_error else "invalid_request_error"

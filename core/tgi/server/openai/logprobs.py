@@ -66,14 +66,18 @@ def with_prompt_logprobs(
     logprobs: CompletionLogprobs, sequence: GeneratedSequence, prompt: str
 ) -> CompletionLogprobs:
     """Insert the tokens of the echoed prompt before the generated tokens. The first token of the
-    prompt has no log probability and no alternatives.
+    prompt has no log probability and no alternatives. If the backend returns no top tokens of
+    prompts, the alternatives of a prompt token contain only the token itself.
     """
-    prefill = sequence.prefill
+    prefill, tops = sequence.prefill, sequence.prefill_top
     return CompletionLogprobs(
         tokens=[_name(token.data, _PART_PREFIX) for token in prefill] + logprobs.tokens,
         token_logprobs=[json_f32(token.logprob) for token in prefill] + logprobs.token_logprobs,
         top_logprobs=[
-            *(None if token.logprob is None else _alternatives(token, ()) for token in prefill),
+            *(
+                None if token.logprob is None else _alternatives(token, top)
+                for token, top in zip(prefill, tops, strict=True)
+            ),
             *logprobs.top_logprobs,
         ],
         text_offset=_prompt_offsets(prefill, prompt)

@@ -13,8 +13,14 @@ import msgspec
 from msgspec import structs
 
 from tgi.backend import SamplingParams
-from tgi.errors import RequestError, ValidationError
-from tgi.server.chat.prompt import render_prompt
+from tgi.errors import RequestError, ToolError, ValidationError
+from tgi.server.chat.conversation import Conversation, chat_text_request
+from tgi.server.chat.reasoning import ReasoningOptions
+from tgi.server.generation.constraints import (
+    format_constraint,
+    guided_constraints,
+    tgi_grammar,
+)
 from tgi.server.generation.parameters import (
     StopStyle,
     TextRequest,
@@ -24,6 +30,7 @@ from tgi.server.generation.parameters import (
 from tgi.server.generation.protocols import CHAT, COMPLETIONS, ClientProtocol
 from tgi.server.http.json_format import round_f32
 from tgi.server.http.json_reader import RejectionError
+from tgi.server.openai.chat_tools import chat_tools
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
 from tgi.server.state import ServerConfig, ServerState
 
@@ -37,7 +44,10 @@ __all__ = [
 _MAX_PENALTY = 2.0
 _MAX_BIASES = 1024  # OpenAI's limit is 300
 _MAX_BIAS = 100.0
-_TEXT_FORMAT = {"type": "text"}
+_MANY_TOOLS = 64
+_GUIDED_FIELDS = (
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+)
 _SHAPE = "Failed to deserialize the JSON body into the target type: prompt: "
 
 
@@ -112,14 +122,11 @@ async def chat_request(
     """Convert a body of `/v1/chat/completions` to a request. `protocol` determines the error
     messages. Raises `RequestError` and `RejectionError`.
     """
-    has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
-    has_tools = bool(body.tools) and body.tool_choice != "none"
     has_sound = bool(body.audio) or (body.modalities is not None and body.modalities != ["text"])
     reject_unsupported(
         {
-            "tools": has_tools,
-            "response_format": has_format,
             "functions": body.functions,
+            "function_call": body.function_call not in (None, "none"),
             "modalities": has_sound,
         }
     )
@@ -137,12 +144,24 @@ async def chat_request(
         has_logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs,
     )
-    prompt = await render_prompt(
-        state.chat_template,
+    if body.tools is not None and (request.constraint or request.parameters.grammar):
+        raise ToolError("Grammar and tools are mutually exclusive")
+    has_many_tools = len(body.tools or ()) > _MANY_TOOLS
+    tools = await asyncio.to_thread(chat_tools, body) if has_many_tools else chat_tools(body)
+    conversation = Conversation(
         body.messages,
         lambda: [msgspec.to_builtins(message) for message in body.messages],
+        tools,
+        tools_field="tools" if body.tool_choice in (None, "auto") else "tool_choice",
+        reasoning=ReasoningOptions(
+            body.chat_template_kwargs or {},
+            body.reasoning_effort,
+            body.enable_thinking,
+            body.thinking_token_budget,
+            body.verbosity,
+        ),
     )
-    return dataclasses.replace(request, prompt=prompt, add_special_tokens=False)
+    return await chat_text_request(request, conversation, state)
 
 
 def _text_request(
@@ -173,7 +192,7 @@ def _text_request(
         logprobs="raw" if has_logprobs else "none",
         prompt_logprobs=has_prompt_logprobs,
     )
-    return TextRequest(
+    request = TextRequest(
         "",
         parameters,
         StopStyle.OPENAI,
@@ -181,6 +200,35 @@ def _text_request(
         sampling=sampling,
         protocol=protocol,
     )
+    return _constrained(request, body)
+
+
+def _constrained(request: TextRequest, body: CompletionRequest | ChatRequest) -> TextRequest:
+    """Return the request with the constraint of a body. Raises `ValidationError` if the body has
+    several constraints or an unknown one.
+    """
+    response_format = body.response_format
+    guided = {name: getattr(body, name) for name in _GUIDED_FIELDS}
+    if response_format is None and not any(value is not None for value in guided.values()):
+        return request
+    grammar = tgi_grammar(response_format)
+    constraints = guided_constraints(guided)
+    if grammar is None:
+        constraint = format_constraint(response_format)
+        if constraint is not None:
+            constraints = {"response_format": constraint} | constraints
+    names = ["response_format"] * (grammar is not None) + list(constraints)
+    if len(names) > 1:
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise ValidationError(f"only one constraint on the output is possible. Given: {listed}")
+    if grammar is not None:
+        parameters = structs.replace(request.parameters, grammar=grammar)
+        return dataclasses.replace(
+            request, parameters=parameters, constraint_field="response_format"
+        )
+    for name, constraint in constraints.items():
+        return dataclasses.replace(request, constraint=constraint, constraint_field=name)
+    return request
 
 
 def _prompts(prompt: str | list[Any]) -> list[str | tuple[int, ...]]:

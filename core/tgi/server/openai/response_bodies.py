@@ -22,11 +22,11 @@ from tgi.server.openai.logprobs import (
     with_prompt_logprobs,
 )
 from tgi.server.openai.response_schemas import (
-    ChatCompletionChoice,
     ChatCompletionChunkChoice,
     ChatCompletionDelta,
+    ChatStopReason,
     CompletionChoice,
-    OutputMessage,
+    CompletionTokensDetails,
     PromptTokensDetails,
     StopReason,
     Usage,
@@ -40,9 +40,9 @@ __all__ = [
     "ChunkWriter",
     "Envelope",
     "TokenCounts",
-    "chat_choice",
     "completion_choice",
     "finish_reason",
+    "stop_reason",
 ]
 
 _FINISH_REASONS: dict[FinishReason, StopReason] = {
@@ -91,6 +91,7 @@ class TokenCounts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens that were in the prefix cache
+    reasoning_tokens: int | None = None  # None if the output is plain text
 
     @classmethod
     def of(cls, results: Sequence[Sequence[GeneratedSequence]]) -> TokenCounts:
@@ -101,17 +102,21 @@ class TokenCounts:
             sum(sequences[0].input_length for sequences in results),
             sum(sequence.num_generated_tokens for sequences in results for sequence in sequences),
             sum(sequences[0].num_cached_tokens for sequences in results),
+            _num_reasoning_tokens(results),
         )
 
     @property
     def usage(self) -> Usage:
         """The usage that the response contains."""
-        return Usage(
+        usage = Usage(
             self.prompt_tokens,
             self.completion_tokens,
             self.prompt_tokens + self.completion_tokens,
             PromptTokensDetails(self.cached_tokens),
         )
+        if self.reasoning_tokens is not None:
+            usage.completion_tokens_details = CompletionTokensDetails(self.reasoning_tokens)
+        return usage
 
 
 @final
@@ -159,7 +164,7 @@ class ChunkWriter:
     def chunk(self, token: GeneratedToken) -> str:
         """The chunk of one token. As in OpenAI's API, the text contains no special tokens."""
         logprobs = self._logprobs(token) if self._has_logprobs else "null"
-        reason = "null" if token.result is None else f'"{finish_reason(token.result)}"'
+        reason = "null" if token.result is None else f'"{stop_reason(token.result)}"'
         return self._chunk(token.sequence, token.plain_text, logprobs, reason)
 
     def opening(self, sequence: int, text: str) -> str:
@@ -183,21 +188,17 @@ class ChunkWriter:
         return format_json(self._shape.logprobs(token, offset))
 
 
-def finish_reason(sequence: GeneratedSequence) -> StopReason:
-    """The finish reason of a sequence in OpenAI's API."""
+def finish_reason(sequence: GeneratedSequence) -> ChatStopReason:
+    """The finish reason of a sequence in OpenAI's API. If the sequence has a complete tool call and
+    its output was not cut, the reason is `tool_calls`.
+    """
+    reason = stop_reason(sequence)
+    return "tool_calls" if reason == "stop" and sequence.has_calls else reason
+
+
+def stop_reason(sequence: GeneratedSequence) -> StopReason:
+    """The finish reason of a completion, which contains no tool calls."""
     return _FINISH_REASONS[sequence.finish_reason]
-
-
-def chat_choice(
-    index: int, sequence: GeneratedSequence, has_logprobs: bool
-) -> ChatCompletionChoice:
-    """One choice of a chat completion."""
-    return ChatCompletionChoice(
-        index,
-        OutputMessage("assistant", sequence.text, None),
-        chat_logprobs(sequence.tokens) if has_logprobs else None,
-        finish_reason(sequence),
-    )
 
 
 def completion_choice(
@@ -217,7 +218,17 @@ def completion_choice(
         logprobs = completion_logprobs(tokens)
         if prompt is not None:
             logprobs = with_prompt_logprobs(logprobs, sequence, prompt)
-    return CompletionChoice(index, text, logprobs, finish_reason(sequence))
+    return CompletionChoice(index, text, logprobs, stop_reason(sequence))
+
+
+def _num_reasoning_tokens(results: Sequence[Sequence[GeneratedSequence]]) -> int | None:
+    numbers = [
+        sequence.num_reasoning_tokens
+        for sequences in results
+        for sequence in sequences
+        if sequence.parts is not None
+    ]
+    return sum(numbers) if numbers else None
 
 
 def _chat_chunk_choice(

@@ -21,11 +21,15 @@ __all__ = [
     "ChatCompletionDelta",
     "ChatLogprob",
     "ChatLogprobs",
+    "ChatStopReason",
     "ChatTokenizeResponse",
     "ChatTopLogprob",
     "Completion",
     "CompletionChoice",
     "CompletionLogprobs",
+    "CompletionTokensDetails",
+    "FunctionCall",
+    "FunctionCallDelta",
     "ModelInfo",
     "ModelsInfo",
     "OpenAIError",
@@ -33,10 +37,13 @@ __all__ = [
     "OutputMessage",
     "PromptTokensDetails",
     "StopReason",
+    "ToolCall",
+    "ToolCallDelta",
     "Usage",
 ]
 
 StopReason = Literal["stop", "length"]
+ChatStopReason = Literal["stop", "length", "tool_calls"]
 
 
 class ChatTokenizeResponse(msgspec.Struct):
@@ -52,13 +59,22 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: U32
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    """Generated tokens that belong to the reasoning."""
+
+    reasoning_tokens: U32
+
+
 class Usage(msgspec.Struct):
-    """The number of tokens of a request and of its response."""
+    """The number of tokens of a request and of its response. `completion_tokens_details` is present
+    if the output was searched for reasoning or tool calls.
+    """
 
     prompt_tokens: U32
     completion_tokens: U32
     total_tokens: U32
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatTopLogprob(msgspec.Struct):
@@ -87,12 +103,34 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None
 
 
+class FunctionCall(msgspec.Struct):
+    """The function that a tool call names. `arguments` is a JSON object as text. If the output was
+    cut, it is the start of the object.
+    """
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct):
+    """A tool call in a message."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class OutputMessage(msgspec.Struct):
-    """The message that the assistant generated."""
+    """The message that the assistant generated. `content` is null if the message consists of tool
+    calls. `reasoning` is another name of `reasoning_content`.
+    """
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletionChoice(msgspec.Struct):
@@ -101,7 +139,7 @@ class ChatCompletionChoice(msgspec.Struct):
     index: U32
     message: OutputMessage
     logprobs: ChatLogprobs | None
-    finish_reason: StopReason
+    finish_reason: ChatStopReason
 
 
 class ChatCompletion(msgspec.Struct):
@@ -116,11 +154,32 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
 
 
+class FunctionCallDelta(msgspec.Struct, kw_only=True):
+    """The name of a function, or text that a chunk adds to its arguments."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    arguments: str
+
+
+class ToolCallDelta(msgspec.Struct, kw_only=True):
+    """The change of a tool call. The first chunk of the call contains its id and its name."""
+
+    index: U32
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["function"] | msgspec.UnsetType = msgspec.UNSET
+    function: FunctionCallDelta
+
+
 class ChatCompletionDelta(msgspec.Struct, kw_only=True):
-    """The text that a chunk adds. The first chunk of a choice contains the role."""
+    """The text, the reasoning or the tool call that a chunk adds. The first chunk of a choice
+    contains the role. `reasoning` is another name of `reasoning_content`.
+    """
 
     role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
-    content: str
+    content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCallDelta] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletionChunkChoice(msgspec.Struct):
@@ -129,7 +188,7 @@ class ChatCompletionChunkChoice(msgspec.Struct):
     index: U32
     delta: ChatCompletionDelta
     logprobs: ChatLogprobs | None
-    finish_reason: StopReason | None
+    finish_reason: ChatStopReason | None
 
 
 class ChatCompletionChunk(msgspec.Struct):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, final
 
 from tgi.backend import SamplingParams
-from tgi.errors import RequestError, ValidationError
-from tgi.server.chat.prompt import render_prompt
+from tgi.errors import RequestError, ToolError, ValidationError
+from tgi.server.chat.conversation import Conversation, chat_text_request
+from tgi.server.chat.reasoning import ReasoningOptions
+from tgi.server.chat.tools import ToolSelection, ToolUse, tool_definition, tool_use
+from tgi.server.generation.constraints import format_constraint
 from tgi.server.generation.parameters import (
     StopStyle,
     TextRequest,
@@ -15,14 +19,21 @@ from tgi.server.generation.parameters import (
     reject_unsupported,
 )
 from tgi.server.generation.protocols import RESPONSES
-from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
+from tgi.server.openai.responses_api_schemas import (
+    InputItem,
+    ResponseReasoning,
+    ResponsesRequest,
+    ResponseTextConfig,
+    ResponseTool,
+)
 from tgi.server.state import ServerState
+from tgi.text.output import ToolDefinition
 
 __all__ = ["StatelessError", "response_request"]
 
-_TEXT_FORMAT = {"type": "text"}
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _ROLES = ("user", "assistant", "system", "developer")
+_MANY_TOOLS = 64
 
 
 @final
@@ -44,13 +55,10 @@ async def response_request(body: ResponsesRequest, state: ServerState) -> TextRe
     if body.previous_response_id is not None or body.conversation is not None:
         name = "conversation" if body.previous_response_id is None else "previous_response_id"
         raise StatelessError(f"`{name}`")
-    text_format = None if body.text is None else body.text.format
     reject_unsupported(
         {
             "prompt": body.prompt,
             "background": body.background,
-            "tools": body.tools,
-            "text.format": text_format not in (None, _TEXT_FORMAT),
             "truncation": body.truncation not in (None, "disabled"),
         }
     )
@@ -62,15 +70,71 @@ async def response_request(body: ResponsesRequest, state: ServerState) -> TextRe
         seed=body.seed,
         top_n_tokens=body.top_logprobs,
     )
-    prompt = await render_prompt(state.chat_template, body.input, partial(_messages, body))
-    return TextRequest(
-        prompt,
+    text = body.text or ResponseTextConfig()
+    constraint = format_constraint(text.format, "text.format")
+    if constraint is not None and body.tools:
+        raise ToolError("`text.format` and `tools` are mutually exclusive")
+    request = TextRequest(
+        "",
         parameters,
         StopStyle.OPENAI,
-        add_special_tokens=False,
         sampling=SamplingParams(logprobs="raw" if body.has_logprobs else "none"),
         protocol=RESPONSES,
+        constraint=constraint,
+        constraint_field="text.format",
     )
+    is_long = len(body.tools or ()) > _MANY_TOOLS
+    reasoning = body.reasoning or ResponseReasoning()
+    conversation = Conversation(
+        body.input,
+        partial(_messages, body),
+        await asyncio.to_thread(_tools, body) if is_long else _tools(body),
+        tools_field="tools" if body.tool_choice in (None, "auto") else "tool_choice",
+        reasoning=ReasoningOptions(
+            body.chat_template_kwargs or {},
+            reasoning.effort,
+            body.enable_thinking,
+            body.thinking_token_budget,
+            text.verbosity,
+            effort_field="reasoning.effort",
+            verbosity_field="text.verbosity",
+        ),
+    )
+    return await chat_text_request(request, conversation, state)
+
+
+def _tools(body: ResponsesRequest) -> ToolUse | None:
+    """Return the tools that the output may call, or None if it must not call any. Raises
+    `ToolError` for invalid tools.
+    """
+    tools = body.tools or []
+    return tool_use(
+        [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)],
+        _selection(body.tool_choice),
+        is_parallel=body.parallel_tool_calls is not False,
+        is_strict=any(tool.strict for tool in tools),
+    )
+
+
+def _tool(tool: ResponseTool, place: str) -> ToolDefinition:
+    if tool.type != "function":
+        raise ToolError(
+            f"`{place}` of type `{tool.type[:64]}` is not supported: only functions are supported"
+        )
+    return tool_definition(tool.name, tool.description, tool.parameters, place)
+
+
+def _selection(choice: object) -> ToolSelection:
+    match choice:
+        case None | "auto":
+            return ToolSelection("auto")
+        case "none":
+            return ToolSelection("none")
+        case "required":
+            return ToolSelection("required")
+        case {"type": "function", "name": str() as name}:
+            return ToolSelection("named", name)
+    raise ToolError("`tool_choice` must be `none`, `auto`, `required` or the name of a function")
 
 
 def _messages(body: ResponsesRequest) -> list[dict[str, Any]]:
@@ -85,10 +149,15 @@ def _messages(body: ResponsesRequest) -> list[dict[str, Any]]:
             reasoning += _reasoning(item)
             continue
         message = _message(item, index)
+        if "tool_calls" in message and messages and messages[-1]["role"] == "assistant":
+            # The text of one turn of the assistant and each of its calls are separate items.
+            messages[-1].setdefault("tool_calls", []).extend(message["tool_calls"])
+        else:
+            messages.append(message)
         if reasoning and message["role"] == "assistant":
             # The chat template decides whether the prompt contains earlier reasoning.
-            message["reasoning_content"] = reasoning
-        messages.append(message)
+            earlier = messages[-1].get("reasoning_content", "")
+            messages[-1]["reasoning_content"] = earlier + reasoning
         reasoning = ""
     return messages
 
@@ -102,6 +171,10 @@ def _reasoning(item: InputItem) -> str:
 def _message(item: InputItem, index: int) -> dict[str, Any]:
     if item.type == "item_reference":
         raise StatelessError(f"`input[{index}]` of type `item_reference`")
+    if item.type == "function_call":
+        return _function_call(item, index)
+    if item.type == "function_call_output":
+        return _function_output(item, index)
     if item.type not in (None, "message"):
         raise ValidationError(
             f"`input[{index}]` of type `{item.type}` is not supported by this version: leave it out"
@@ -112,21 +185,42 @@ def _message(item: InputItem, index: int) -> dict[str, Any]:
         )
     if isinstance(item.content, str):
         return {"role": item.role, "content": item.content}
-    if not isinstance(item.content, list):
-        raise ValidationError(f"`input[{index}].content` must be a string or a list of parts")
-    return {
-        "role": item.role,
-        "content": [{"type": "text", "text": _part_text(part, index)} for part in item.content],
-    }
+    return {"role": item.role, "content": _parts(item.content, f"input[{index}].content")}
 
 
-def _part_text(part: object, index: int) -> str:
+def _function_call(item: InputItem, index: int) -> dict[str, Any]:
+    if item.name is None or item.call_id is None:
+        raise ValidationError(
+            f"`input[{index}]` of type `function_call` must have a `name` and a `call_id`"
+        )
+    function = {"name": item.name, "arguments": item.arguments or "{}"}
+    call = {"id": item.call_id, "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def _function_output(item: InputItem, index: int) -> dict[str, Any]:
+    if item.call_id is None:
+        raise ValidationError(
+            f"`input[{index}]` of type `function_call_output` must have a `call_id`"
+        )
+    output = item.output
+    if not isinstance(output, str):
+        output = _parts(output, f"input[{index}].output")
+    return {"role": "tool", "tool_call_id": item.call_id, "content": output}
+
+
+def _parts(content: object, field: str) -> list[dict[str, str]]:
+    if not isinstance(content, list):
+        raise ValidationError(f"`{field}` must be a string or a list of parts")
+    return [{"type": "text", "text": _part_text(part, field)} for part in content]
+
+
+def _part_text(part: object, field: str) -> str:
     match part:
         case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
             return text
         case {"type": "refusal", "refusal": str() as text}:
             return text
     raise ValidationError(
-        f"only text is supported in `input[{index}].content` by this version: remove images and"
-        " files"
+        f"only text is supported in `{field}` by this version: remove images and files"
     )

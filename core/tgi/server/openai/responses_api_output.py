@@ -1,5 +1,5 @@
-"""Schemas of the response and of the events of `/v1/responses`. The route supports text only, and
-the server stores no state.
+"""Schemas of the response and of the events of `/v1/responses`. The output consists of messages,
+reasoning and function calls, and the server stores no state.
 
 The route writes these records, and the OpenAPI document describes them. Source: the OpenAI API
 reference.
@@ -15,14 +15,21 @@ from tgi.server.generation.parameters import U32, U64
 from tgi.server.openai.response_schemas import ChatLogprob
 
 __all__ = [
+    "ArgumentsDeltaEvent",
+    "ArgumentsDoneEvent",
     "ContentPart",
     "ContentPartEvent",
+    "FunctionCallOutput",
     "IncompleteDetails",
     "InputTokensDetails",
     "OutputItem",
     "OutputItemEvent",
     "OutputTokensDetails",
     "Reasoning",
+    "ReasoningDeltaEvent",
+    "ReasoningDoneEvent",
+    "ReasoningOutput",
+    "ReasoningText",
     "Response",
     "ResponseError",
     "ResponseEvent",
@@ -46,14 +53,46 @@ class ContentPart(msgspec.Struct):
     logprobs: list[ChatLogprob]
 
 
+class ReasoningText(msgspec.Struct):
+    """The text of a reasoning item."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
 class OutputItem(msgspec.Struct):
-    """The generated message. It has no content before the first token."""
+    """A generated message. It has no content before its first token."""
 
     id: str
     type: Literal["message"]
     status: ResponseStatus
     role: Literal["assistant"]
     content: list[ContentPart]
+
+
+class ReasoningOutput(msgspec.Struct):
+    """A reasoning of the model. `summary` is always empty, because `content` is the whole
+    reasoning.
+    """
+
+    id: str
+    type: Literal["reasoning"]
+    status: ResponseStatus
+    summary: list[Any]
+    content: list[ReasoningText]
+
+
+class FunctionCallOutput(msgspec.Struct):
+    """A function call. `arguments` is a JSON object as text. If the output was cut, it is the start
+    of the object. The result of the call refers to `call_id`.
+    """
+
+    id: str
+    type: Literal["function_call"]
+    status: ResponseStatus
+    arguments: str
+    call_id: str
+    name: str
 
 
 class InputTokensDetails(msgspec.Struct):
@@ -63,7 +102,7 @@ class InputTokensDetails(msgspec.Struct):
 
 
 class OutputTokensDetails(msgspec.Struct):
-    """The number of reasoning tokens, which is always 0."""
+    """The number of reasoning tokens."""
 
     reasoning_tokens: U32
 
@@ -92,22 +131,22 @@ class IncompleteDetails(msgspec.Struct):
 
 
 class Reasoning(msgspec.Struct):
-    """The settings for reasoning, which is not supported."""
+    """The settings of the reasoning in the request. The server creates no summaries."""
 
-    effort: None
+    effort: str | None
     summary: None
 
 
 class TextFormat(msgspec.Struct):
-    """The format of the text."""
+    """The format of a text without constraints."""
 
     type: Literal["text"]
 
 
 class ResponseText(msgspec.Struct):
-    """The settings of the output text."""
+    """The settings of the output text. `format` is that of the request."""
 
-    format: TextFormat
+    format: Any
 
 
 class Response(msgspec.Struct, kw_only=True):
@@ -124,15 +163,15 @@ class Response(msgspec.Struct, kw_only=True):
     max_output_tokens: U32 | None
     metadata: dict[str, str]
     model: str
-    output: list[OutputItem]
+    output: list[Any]  # messages, reasoning and function calls
     parallel_tool_calls: bool
     previous_response_id: None
     reasoning: Reasoning
     store: Literal[False]
     temperature: float
     text: ResponseText
-    tool_choice: Literal["auto"]
-    tools: list[Any]
+    tool_choice: Any  # that of the request
+    tools: list[Any]  # those of the request
     top_logprobs: U32
     top_p: float
     truncation: Literal["disabled"]
@@ -154,23 +193,23 @@ class ResponseEvent(msgspec.Struct):
 
 
 class OutputItemEvent(msgspec.Struct):
-    """The event at the start or at the end of the message."""
+    """The event at the start or at the end of a message, a reasoning or a function call."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
     sequence_number: U64
     output_index: U32
-    item: OutputItem
+    item: Any
 
 
 class ContentPartEvent(msgspec.Struct):
-    """The event at the start or at the end of the text."""
+    """The event at the start or at the end of the text of a message or of a reasoning."""
 
     type: Literal["response.content_part.added", "response.content_part.done"]
     sequence_number: U64
     item_id: str
     output_index: U32
     content_index: U32
-    part: ContentPart
+    part: Any
 
 
 class TextDeltaEvent(msgspec.Struct):
@@ -195,3 +234,46 @@ class TextDoneEvent(msgspec.Struct):
     content_index: U32
     text: str
     logprobs: list[ChatLogprob]
+
+
+class ReasoningDeltaEvent(msgspec.Struct):
+    """The event that adds text to a reasoning."""
+
+    type: Literal["response.reasoning_text.delta"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    content_index: U32
+    delta: str
+
+
+class ReasoningDoneEvent(msgspec.Struct):
+    """The event that contains a complete reasoning."""
+
+    type: Literal["response.reasoning_text.done"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    content_index: U32
+    text: str
+
+
+class ArgumentsDeltaEvent(msgspec.Struct):
+    """The event that adds text to the arguments of a function call."""
+
+    type: Literal["response.function_call_arguments.delta"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    delta: str
+
+
+class ArgumentsDoneEvent(msgspec.Struct):
+    """The event that contains the complete arguments of a function call."""
+
+    type: Literal["response.function_call_arguments.done"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    name: str
+    arguments: str

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from tgi.errors import RequestError
 from tgi.server.generation.concurrency import merge_when_all_begin
+from tgi.server.generation.output import GeneratedToken
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.pipeline import (
     GenerationPipeline,
@@ -32,6 +33,7 @@ from tgi.server.generation.protocols import CHAT, COMPLETIONS, ClientProtocol
 from tgi.server.http.responses import JsonBlocks, json_response
 from tgi.server.http.sse import DONE, EventStream, event
 from tgi.server.native.routes import format_tokens
+from tgi.server.openai.chat_parts import PartChunkWriter, chat_choice
 from tgi.server.openai.errors import openai_error_event
 from tgi.server.openai.requests import chat_request, completion_requests
 from tgi.server.openai.response_bodies import (
@@ -40,7 +42,6 @@ from tgi.server.openai.response_bodies import (
     ChunkWriter,
     Envelope,
     TokenCounts,
-    chat_choice,
     completion_choice,
 )
 from tgi.server.openai.response_schemas import (
@@ -58,11 +59,14 @@ __all__ = ["OpenAIRoutes"]
 @final
 @dataclass(frozen=True)
 class _StreamedPrompt:
-    """One prompt of a stream, the writer of its chunks, and the text to send before its output."""
+    """One prompt of a stream, the writer of its chunks, and the text to send before its output.
+    `part_writer` writes the chunks if the output is not plain text.
+    """
 
     request: TextRequest
     writer: ChunkWriter
     echo: str = ""
+    part_writer: PartChunkWriter | None = None
 
     def opening(self) -> str:
         """The chunks before the output, which contain the echoed prompt."""
@@ -80,6 +84,13 @@ class _StreamedResponse:
     envelope: Envelope
     counts: TokenCounts | None  # None if the client did not request the usage
     has_failed: bool = False
+
+    def count_reasoning(self, tokens: Sequence[GeneratedToken]) -> None:
+        """Add the reasoning tokens of the sequences that end with one of these tokens."""
+        if self.counts is not None:
+            results = (token.result for token in tokens if token.result is not None)
+            number = sum(result.num_reasoning_tokens for result in results)
+            self.counts.reasoning_tokens = (self.counts.reasoning_tokens or 0) + number
 
     def ending(self) -> str:
         """Return the last events of the stream. The usage is sent only if no prompt has failed."""
@@ -181,7 +192,12 @@ class OpenAIRoutes:
             )
             num_choices, has_logprobs = request.num_sequences, bool(body.logprobs)
             writer = ChunkWriter(envelope, CHAT_CHUNK, 0, num_choices, has_logprobs=has_logprobs)
-            parts = [_StreamedPrompt(request, writer)]
+            part_writer = (
+                None
+                if request.output_style.is_plain
+                else PartChunkWriter(envelope, has_logprobs=has_logprobs)
+            )
+            parts = [_StreamedPrompt(request, writer, part_writer=part_writer)]
             return await self._stream(call, envelope, parts, body.stream_options)
         envelope = self._envelope(ChatCompletion, "chat.completion", "chatcmpl", body.model)
         sequences = await self._pipeline.collect(call, request)
@@ -223,7 +239,7 @@ class OpenAIRoutes:
         """Yield the chunks of one prompt. The first item has no generated text. Raises
         `RequestError` before the first item if the request is rejected.
         """
-        chunk, counts = part.writer.chunk, response.counts
+        chunk, counts, part_writer = part.writer.chunk, response.counts, part.part_writer
         has_begun = False
         try:
             async with self._pipeline.stream(part.request) as generation:
@@ -234,7 +250,11 @@ class OpenAIRoutes:
                 async for tokens in generation:
                     if counts is not None:
                         counts.completion_tokens += len(tokens)
-                    yield "".join([event(chunk(token)) for token in tokens])
+                    if part_writer is None:
+                        yield "".join([event(chunk(token)) for token in tokens])
+                        continue
+                    response.count_reasoning(tokens)
+                    yield "".join([part_writer.events(token) for token in tokens])
                 if counts is not None:
                     counts.cached_tokens += generation.num_cached_tokens
         except RequestError as error:

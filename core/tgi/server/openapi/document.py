@@ -7,8 +7,14 @@ from typing import Any
 import msgspec
 
 from tgi.server.http.responses import ErrorResponse
-from tgi.server.openapi.operations import JSON, OPERATIONS, REFERENCE, REFINED, Operation
-from tgi.server.platforms.schemas import VertexGenerateInstance
+from tgi.server.openapi.operations import (
+    JSON,
+    OPERATIONS,
+    REFERENCE,
+    REFERRED,
+    REFINED,
+    Operation,
+)
 
 __all__ = ["openapi_document"]
 
@@ -34,7 +40,7 @@ _TEXT_FAILURES = (400, 413, 415)
 def openapi_document(version: str) -> Json:
     """Return the document as plain data. `version` is the version of the server."""
     types = [kind for operation in OPERATIONS for kind in operation.types]
-    types.append(VertexGenerateInstance)  # a schema refers to it, but no operation does
+    types += REFERRED
     schemas, components = msgspec.json.schema_components(types, ref_template=REFERENCE)
     for (record, name), refined in REFINED.items():
         components[record]["properties"][name] = refined

@@ -14,10 +14,17 @@ from tgi.server.anthropic.response_schemas import (
     ContentBlockDelta,
     ContentBlockStart,
     ContentBlockStop,
+    InputJsonDelta,
     InputTokens,
     MessageDelta,
     MessageStart,
     MessageStop,
+    SignatureDelta,
+    TextBlock,
+    TextDelta,
+    ThinkingBlock,
+    ThinkingDelta,
+    ToolUseBlock,
 )
 from tgi.server.anthropic.schemas import CountTokensRequest, MessagesRequest
 from tgi.server.http.responses import ErrorResponse
@@ -39,8 +46,17 @@ from tgi.server.openai.response_schemas import (
     OpenAIError,
 )
 from tgi.server.openai.responses_api_output import (
+    ArgumentsDeltaEvent,
+    ArgumentsDoneEvent,
+    ContentPart,
     ContentPartEvent,
+    FunctionCallOutput,
+    OutputItem,
     OutputItemEvent,
+    ReasoningDeltaEvent,
+    ReasoningDoneEvent,
+    ReasoningOutput,
+    ReasoningText,
     Response,
     ResponseEvent,
     TextDeltaEvent,
@@ -54,9 +70,9 @@ from tgi.server.platforms.response_schemas import (
     MetadataResponse,
     VertexResponse,
 )
-from tgi.server.platforms.schemas import InferRequest, VertexRequest
+from tgi.server.platforms.schemas import InferRequest, VertexGenerateInstance, VertexRequest
 
-__all__ = ["JSON", "OPERATIONS", "REFERENCE", "REFINED", "Operation"]
+__all__ = ["JSON", "OPERATIONS", "REFERENCE", "REFERRED", "REFINED", "Operation"]
 
 JSON, _TEXT = "application/json", "text/plain"
 REFERENCE = "#/components/schemas/{name}"
@@ -92,6 +108,23 @@ class Operation:
         ]
 
 
+def _any_of(*records: type) -> Any:  # noqa: ANN401 - a schema
+    return {"anyOf": [{"$ref": REFERENCE.format(name=record.__name__)} for record in records]}
+
+
+_OUTPUT_ITEMS = (OutputItem, ReasoningOutput, FunctionCallOutput)
+_CONTENT_PARTS = (ContentPart, ReasoningText)
+_BLOCKS = (TextBlock, ThinkingBlock, ToolUseBlock)
+_BLOCK_DELTAS = (TextDelta, ThinkingDelta, InputJsonDelta, SignatureDelta)
+REFERRED = (
+    VertexGenerateInstance,
+    *_OUTPUT_ITEMS,
+    *_CONTENT_PARTS,
+    *_BLOCKS,
+    *_BLOCK_DELTAS,
+)
+"""The records to which only the schemas of `REFINED` refer."""
+
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 REFINED = {
     ("CompletionRequest", "prompt"): {
@@ -112,6 +145,13 @@ REFINED = {
         },
         "minItems": 1,
     },
+    ("Response", "output"): {"type": "array", "items": _any_of(*_OUTPUT_ITEMS)},
+    ("OutputItemEvent", "item"): _any_of(*_OUTPUT_ITEMS),
+    ("ContentPartEvent", "part"): _any_of(*_CONTENT_PARTS),
+    ("AnthropicResponse", "content"): {"type": "array", "items": _any_of(*_BLOCKS)},
+    ("ContentBlockStart", "content_block"): _any_of(*_BLOCKS),
+    ("ContentBlockDelta", "delta"): _any_of(*_BLOCK_DELTAS),
+    ("ToolUseBlock", "input"): {"type": "object"},
 }
 """The schemas of fields that the records' types cannot describe."""
 
@@ -196,7 +236,17 @@ OPERATIONS = (
         "Respond to a conversation without storing it",
         ResponsesRequest,
         Response,
-        (ResponseEvent, OutputItemEvent, ContentPartEvent, TextDeltaEvent, TextDoneEvent),
+        (
+            ResponseEvent,
+            OutputItemEvent,
+            ContentPartEvent,
+            TextDeltaEvent,
+            TextDoneEvent,
+            ReasoningDeltaEvent,
+            ReasoningDoneEvent,
+            ArgumentsDeltaEvent,
+            ArgumentsDoneEvent,
+        ),
         failures=_GENERATES,
         error=OpenAIError,
     ),

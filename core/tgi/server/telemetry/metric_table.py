@@ -1,4 +1,5 @@
-"""The table of all metrics of TGI 3, with their types, labels, buckets and help texts.
+"""The table of all metrics of TGI 3, with their types, labels, buckets and help texts, and the
+metrics of grammars, which TGI 3 does not have.
 
 Source: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`,
 `backends/v3/src/{queue,backend}.rs`. Series without a help text in TGI have no help text in this
@@ -204,6 +205,41 @@ METRICS = (
         "reason",
         _REASONS,
     ),
+    # TGI 3 has no metrics of grammars.
+    _duration(
+        "tgi_grammar_compile_duration",
+        "a grammar has been compiled; time from its first sequence until the end",
+        "Grammar compilation duration",
+    ),
+    _duration(
+        "tgi_grammar_mask_duration",
+        "a step with masks ends; time to compute the masks since the previous step",
+        "Time spent computing grammar masks per step",
+    ),
+    Metric(
+        "tgi_grammar_mask_count",
+        "counter",
+        "a step with masks ends; number of masks",
+        "Number of computed grammar masks",
+    ),
+    Metric(
+        "tgi_grammar_cache_hit",
+        "counter",
+        "a sequence uses a grammar that was compiled before",
+        "Number of sequences whose grammar was in the cache",
+    ),
+    Metric(
+        "tgi_grammar_rejection",
+        "counter",
+        "a request is rejected because of its grammar",
+        "Number of rejected grammars",
+    ),
+    Metric(
+        "tgi_grammar_error",
+        "counter",
+        "a sequence ends with an error of its grammar, such as a dead end or a limit",
+        "Number of sequences that a grammar ended with an error",
+    ),
 )
 """All series. TGI never exported `tgi_batch_max_total_tokens` and `tgi_batch_total_tokens`."""
 
@@ -243,9 +279,9 @@ def metrics_page() -> str:
         "`GET /metrics` on the main port returns the metrics in the text format of Prometheus. It",
         "requires no API key. `docker/grafana.json` is a Grafana dashboard with these metrics.",
         "",
-        "The series are those of TGI 3. Counters have no suffix `_total`. A series appears after",
-        "its first update. A step that contains a prefill row is counted as `prefill`. Durations",
-        "are in seconds.",
+        "The series are those of TGI 3, and `tgi_grammar_*`, which TGI 3 does not have. Counters",
+        "have no suffix `_total`. A series appears after its first update. A step that contains a",
+        "prefill row is counted as `prefill`. Durations are in seconds.",
         "",
         "| Series | Type | Label | Updated when; value | Buckets |",
         "|---|---|---|---|---|",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
 
-from tgi.engine.messages import EngineStats
+from tgi.engine.messages import EngineStats, GuidanceStats
 from tgi.server.telemetry.exposition import Counter, Gauge, Histogram, Summary, render
 from tgi.server.telemetry.metric_table import METRICS, bucket_bounds
 
@@ -103,12 +103,18 @@ class Metrics:
         histograms["tgi_request_mean_time_per_token_duration"].observe(times.per_token)
         histograms["tgi_request_generated_tokens"].observe(times.num_generated_tokens)
 
+    def count_rejected_grammar(self) -> None:
+        """Record a request that is rejected because of its grammar."""
+        self._counters["tgi_grammar_rejection"].increment()
+
     def observe_step(self, stats: EngineStats) -> None:
         """Update the series of the engine after a step, or when the engine becomes idle."""
         scheduler = stats.scheduler
         self._gauges["tgi_queue_size"].set(scheduler.num_waiting)
         self._gauges["tgi_batch_current_size"].set(scheduler.num_running)
         self._gauges["tgi_batch_current_max_tokens"].set(scheduler.num_used_tokens)
+        if stats.guidance is not None:
+            self._observe_guidance(stats.guidance)
         if not scheduler.method:
             return
         self._counters["tgi_batch_inference_count"].increment(scheduler.method)
@@ -121,6 +127,19 @@ class Metrics:
             self._counters["tgi_batch_inference_failure"].increment(scheduler.method)
         else:
             self._observe_good_step(stats)
+
+    def _observe_guidance(self, guidance: GuidanceStats) -> None:
+        counters, histograms = self._counters, self._histograms
+        for _ in range(guidance.num_compiled):
+            mean = guidance.compile_ns / guidance.num_compiled
+            histograms["tgi_grammar_compile_duration"].observe(mean * _NS)
+        if guidance.num_masks:
+            histograms["tgi_grammar_mask_duration"].observe(guidance.mask_ns * _NS)
+            counters["tgi_grammar_mask_count"].increment(amount=guidance.num_masks)
+        if guidance.num_hits:
+            counters["tgi_grammar_cache_hit"].increment(amount=guidance.num_hits)
+        if guidance.num_errors:
+            counters["tgi_grammar_error"].increment(amount=guidance.num_errors)
 
     def _observe_good_step(self, stats: EngineStats) -> None:
         scheduler, histograms, method = stats.scheduler, self._histograms, stats.scheduler.method

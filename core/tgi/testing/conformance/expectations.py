@@ -208,10 +208,20 @@ def _check_prompt_scores(
         f"there are prompt scores only for positions {sorted(sequence.prompt_scores)}",
     )
     for position in positions:
-        expected = log_softmax(logits[position - 1].astype(np.float64))[sequence.prompt[position]]
+        distribution = log_softmax(logits[position - 1].astype(np.float64))
+        expected = distribution[sequence.prompt[position]]
         actual = sequence.prompt_scores[position]
         is_near = abs(actual - expected) <= allowance
         require(
             is_near,
             f"prompt score {position} is {actual:.5f}, but the reference has {expected:.5f}",
         )
+        tops, count = sequence.prompt_tops[position], sequence.sampling.top_n_tokens
+        require(
+            len(tops) == min(count, len(distribution)),
+            f"prompt position {position} has {len(tops)} top tokens, but {count} were requested",
+        )
+        try:
+            _check_tops(tops, distribution, count, allowance)
+        except CheckFailedError as difference:
+            raise CheckFailedError(f"prompt position {position}: {difference}") from None

@@ -10,7 +10,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from tgi.backend import Float32Array, MediaInput, Pooling, SamplingParams
+from tgi.backend import Float32Array, MediaInput, Pooling, PromptScores, SamplingParams
 from tgi.scheduler.draw import uniform_draws
 
 __all__ = ["Drafter", "LiveSequence", "draw_of"]
@@ -36,11 +36,13 @@ class LiveSequence:
     num_introduced_tokens: int = 0  # number of tokens that were sent in its `NewSequence`, or 0
     num_sent_blocks: int = 0
     # Tokens that masks allow, for consecutive output tokens. The entries are used cyclically.
-    allowed: tuple[tuple[int, ...], ...] = ()
+    # None allows every token.
+    allowed: tuple[tuple[int, ...] | None, ...] = ()
     num_given: int = 0  # number of output tokens that were sent in its `NewSequence`
     logprobs: list[float] = field(default_factory=list)  # one for each token in output[num_given:]
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
+    prompt_tops: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by position
     error: str = ""
     encoder_tokens: list[int] = field(default_factory=list)
     encoder_blocks: list[int] = field(default_factory=list)  # in the cross groups
@@ -76,6 +78,14 @@ class LiveSequence:
         mask.
         """
         return self.allowed[index % len(self.allowed)] if self.allowed else None
+
+    def add_prompt_scores(self, scores: PromptScores) -> None:
+        """Add the scores and the top tokens of prompt positions."""
+        tops = list(zip(scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True))
+        count = len(tops) // max(len(scores.logprobs), 1)
+        for index, value in enumerate(scores.logprobs.tolist()):
+            self.prompt_scores[scores.start + index] = value
+            self.prompt_tops[scores.start + index] = tops[index * count : (index + 1) * count]
 
     @property
     def description(self) -> str:

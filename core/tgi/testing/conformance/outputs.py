@@ -51,6 +51,7 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
         is_padded, f"{rows.num_tokens} tokens exceed the padded size {output.num_padded_tokens}"
     )
     _check_tops(output, agreement)
+    _check_prompt_tops(output, agreement)
     times = output.times
     parts = {
         "prepare": times.prepare,
@@ -100,3 +101,18 @@ def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
     )
     is_known = bool(((output.top_ids >= 0) & (output.top_ids < agreement.vocab_size)).all())
     require(is_known, "a top token is outside the vocabulary")
+
+
+def _check_prompt_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
+    for scores in output.prompt_scores:
+        num_tokens, num_positions = len(scores.top_ids), len(scores.logprobs)
+        is_rectangular = num_tokens == len(scores.top_logprobs) and (
+            not num_tokens or (num_positions > 0 and num_tokens % num_positions == 0)
+        )
+        require(
+            is_rectangular,
+            f"{num_tokens} top tokens with {len(scores.top_logprobs)} log probabilities do not"
+            f" match {num_positions} prompt scores",
+        )
+        is_known = bool(((scores.top_ids >= 0) & (scores.top_ids < agreement.vocab_size)).all())
+        require(is_known, "a top token of a prompt position is outside the vocabulary")

@@ -6,8 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import final
 
+import numpy as np
+
 from tgi.backend import (
     Agreement,
+    GrammarMasks,
+    Int32Array,
     ModelRunnerOutput,
     SamplingParams,
     SchedulerOutput,
@@ -21,10 +25,50 @@ from tgi.testing.conformance.outputs import check_output
 from tgi.testing.conformance.require import CheckFailedError, require
 from tgi.testing.step_rules import StepRules
 
-__all__ = ["ScheduledRun"]
+__all__ = ["ScheduledRun", "ScriptedConstraint"]
 
 _MAX_STEPS = 10_000
 _PREFIX = "request-"  # of the ids of requests
+
+
+@final
+class ScriptedConstraint:
+    """A constraint that allows the tokens `allowed[i]` for output token i, or every token if the
+    entry is None. The entries are used cyclically. The constraint is always ready.
+    """
+
+    def __init__(self, allowed: Sequence[tuple[int, ...] | None], vocab_size: int) -> None:
+        self._masks = [
+            None if tokens is None else mask_of(tokens, vocab_size) for tokens in allowed
+        ]
+        self.num_accepted = 0
+        self.error = ""
+        self.is_complete = False
+
+    def may_sample(self, *, is_pending: bool) -> bool:
+        """Allow every row."""
+        del is_pending
+        return True
+
+    def mask(self) -> Int32Array | None:
+        """Return the mask of the next token."""
+        return self._masks[self.num_accepted % len(self._masks)]
+
+    def accept(self, token_id: int) -> None:
+        """Append a token."""
+        del token_id
+        self.num_accepted += 1
+
+    def close(self) -> None:
+        """Release nothing."""
+
+
+def mask_of(tokens: Sequence[int], vocab_size: int) -> Int32Array:
+    """Return the mask that allows `tokens`, int32 [ceil(vocab_size / 32)]."""
+    bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+    bits[list(tokens)] = 1
+    words: Int32Array = np.packbits(bits, bitorder="little").view(np.int32)
+    return words
 
 
 @final
@@ -55,14 +99,25 @@ class ScheduledRun:
         return len(self._sequences)
 
     def add(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: SamplingParams, *, seed: int
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: SamplingParams,
+        *,
+        seed: int,
+        allowed: tuple[tuple[int, ...] | None, ...] = (),
     ) -> None:
-        """Queue a sequence."""
+        """Queue a sequence. If `allowed` is not empty, the sequence is constrained. See
+        `ScriptedConstraint`.
+        """
         number = self._next_id
         self._next_id += 1
-        self._sequences[number] = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
+        sequence = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
+        sequence.allowed = allowed
+        self._sequences[number] = sequence
         request = Request(f"{_PREFIX}{number}", list(prompt), sampling, seed, max_new_tokens)
-        refused = self._scheduler.add(number, request)
+        constraint = ScriptedConstraint(allowed, self._agreement.vocab_size) if allowed else None
+        refused = self._scheduler.add(number, request, (), constraint)
         require(refused is None, f"the scheduler rejected a sequence of the suite: {refused}")
 
     def abort(self, number: int) -> None:
@@ -81,6 +136,7 @@ class ScheduledRun:
             self._worker.submit(step)
             self._in_flight.append(step)
             self._note(step)
+            self._submit_late_masks()
         if self._in_flight:
             self._collect()
 
@@ -103,6 +159,13 @@ class ScheduledRun:
         check_output(step, output, self._agreement)
         for update in self._scheduler.update(output):
             self._receive(update)
+        self._submit_late_masks()
+
+    def _submit_late_masks(self) -> None:
+        for late_masks in self._scheduler.take_late_masks():
+            masks = decode(GrammarMasks, encode(late_masks))
+            self._rules.submit_masks(masks)
+            self._worker.submit(masks)
 
     def _note(self, step: SchedulerOutput) -> None:
         """Note the rows of each sequence, so that messages can describe the sequence."""

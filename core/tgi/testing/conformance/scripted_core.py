@@ -65,7 +65,7 @@ class ScriptedCore:
         self.live: dict[int, LiveSequence] = {}
         self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
         self.mask_mode: Literal["inline", "late"] = "inline"
-        self._late_masks: dict[int, GrammarMasks] = {}  # masks that were not sent yet, by step id
+        self.late_masks: dict[int, GrammarMasks] = {}  # masks that were not sent yet, by step id
         self._dropped: list[int] = []
         self.step_id = 0  # of the next step
 
@@ -239,7 +239,7 @@ class ScriptedCore:
         """Submit the late masks of `step`, which is the oldest in flight. Collects its result and
         checks it.
         """
-        late_masks = self._late_masks.pop(step.step_id, None)
+        late_masks = self.late_masks.pop(step.step_id, None)
         if late_masks is not None:
             masks = decode(GrammarMasks, encode(late_masks))
             self.rules.submit_masks(masks)
@@ -294,8 +294,7 @@ class ScriptedCore:
         for error in output.errors:
             self.live[error.sequence].error = error.message or "an error without a message"
         for scores in output.prompt_scores:
-            known = self.live[scores.sequence].prompt_scores
-            known |= {scores.start + i: value for i, value in enumerate(scores.logprobs.tolist())}
+            self.live[scores.sequence].add_prompt_scores(scores)
         for vector in output.pooled:
             self.live[vector.sequence].pooled = vector.values
 
@@ -374,7 +373,7 @@ class ScriptedCore:
         """Build the next step, encode it and decode it."""
         mask = "none" if masks is None else self.mask_mode
         if mask == "late" and masks is not None:
-            self._late_masks[self.step_id] = masks
+            self.late_masks[self.step_id] = masks
         inline = masks if mask == "inline" else None
         step = SchedulerOutput(
             self.step_id, self._dropped, added, rows, *self._copies(), mask, inline

@@ -64,9 +64,9 @@ class StepArrays:
         self._budgets.append(budget)
         self._extra_draws += [draw_of(sequence, ahead) for ahead in range(1, budget)]
         if sequence.allowed and is_sampled:
-            self._masks += [
-                (row, sequence.allowed_at(len(sequence.output) + i) or ()) for i in range(budget)
-            ]
+            first = len(sequence.output)
+            tokens = [sequence.allowed_at(first + i) for i in range(budget)]
+            self._masks += [(row, allowed) for allowed in tokens if allowed is not None]
 
     def add_drafts(self, draft_tokens: Sequence[int]) -> None:
         """Add draft tokens to the row that was added last."""

@@ -50,6 +50,9 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     A row returns the maximum number of tokens. If `jumps` is set, a row returns a random number of
     tokens.
+
+    A row with a grammar mask ignores `tokens` and returns a random token that the mask allows. The
+    token depends only on the draw of the row and the number of output tokens.
     """
 
     tokens: tuple[int, ...] = ()
@@ -73,6 +76,8 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "prompt_logprobs",
         "device_token",
         "deterministic",
+        "mask",
+        "late_mask",
     )
     sampling: tuple[str, ...] = ("temperature", "top_k", "top_p", "top_n_tokens")
     sampling_caps: dict[str, float] = {}

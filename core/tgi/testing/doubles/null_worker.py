@@ -10,7 +10,9 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import final
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from tgi.backend import (
     API_VERSION,
@@ -38,6 +40,8 @@ from tgi.backend import (
 )
 from tgi.testing.doubles.null_script import NullFailure, NullScript
 from tgi.worker.negotiation import with_requested_features
+from tgi.worker.step_output import NOTHING_ALLOWED
+from tgi.worker.step_result import row_masks
 
 __all__ = ["NullWorker"]
 
@@ -117,9 +121,15 @@ class NullWorker:
         self._reporter.progress("warmup", 1, 1)
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Queue a step. Its result is computed when it is collected."""
+        """Queue a step, or add late masks to a queued step. The result of a step is computed when
+        it is collected.
+        """
         if isinstance(step, SchedulerOutput):
             self._steps.append(step)
+            return
+        for place, queued in enumerate(self._steps):
+            if queued.step_id == step.step_id:
+                self._steps[place] = msgspec.structs.replace(queued, masks=step)
 
     def collect(self) -> ModelRunnerOutput | None:
         """Return the result of the oldest step."""
@@ -194,6 +204,7 @@ class NullWorker:
 
     def _run(self, step: SchedulerOutput, rng: random.Random | None) -> ModelRunnerOutput:
         rows, errors, scores = step.rows, list[RowError](), list[PromptScores]()
+        masks = {} if step.mask == "none" else row_masks(step, self._vocab_size)
         failed = self._strikes_of(step) | self._failed_by_chance(step, rng)
         budgets = rows.max_tokens.tolist() or [1] * rows.num_rows
         tokens: list[int] = []
@@ -203,13 +214,21 @@ class NullWorker:
             sequence = self._sequences[handle]
             scores.extend(self._prompt_scores(sequence, int(rows.start[row]), int(rows.count[row])))
             if rows.sample[row]:
+                allowed = np.flatnonzero(masks[row][0]) if row in masks else None
                 if handle in failed:
                     errors.append(RowError(handle, "scripted row failure"))
+                    budgets[row] = 0
+                elif allowed is not None and not len(allowed):
+                    errors.append(RowError(handle, NOTHING_ALLOWED))
                     budgets[row] = 0
                 for _ in range(
                     budgets[row] if rng is None else rng.randint(min(1, budgets[row]), budgets[row])
                 ):
-                    token = self._token(sequence)
+                    token = (
+                        self._token(sequence)
+                        if allowed is None
+                        else _random_token(allowed, float(rows.draw[row]), sequence.num_outputs)
+                    )
                     tokens.append(token)
                     sequence.num_own_outputs += 1
                     top_n = sequence.new.sampling.top_n_tokens
@@ -243,8 +262,16 @@ class NullWorker:
         first, last = max(start, 1), min(start + count, sequence.new.num_prompt_tokens)
         if first >= last:
             return []
+        ranks = np.arange(sequence.new.sampling.top_n_tokens)
+        ids = (sequence.new.tokens[first:last, None] + ranks) % self._vocab_size
         return [
-            PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))
+            PromptScores(
+                sequence.new.sequence,
+                first,
+                np.full(last - first, _LOGPROB, np.float32),
+                ids.astype(np.int32).reshape(-1),
+                np.tile(_LOGPROB * (ranks + 1), last - first).astype(np.float32),
+            )
         ]
 
     def _failed_by_chance(self, step: SchedulerOutput, rng: random.Random | None) -> set[int]:
@@ -268,6 +295,12 @@ class NullWorker:
                     _raise_failure(failure)
                     failed.add(handle)
         return failed
+
+
+def _random_token(allowed: npt.NDArray[np.intp], draw: float, num_outputs: int) -> int:
+    """Return one of the token ids `allowed` [n]. Greedy rows have the draw 0."""
+    rng = random.Random(f"{draw} {num_outputs}")  # noqa: S311 - not a secret
+    return int(allowed[rng.randrange(len(allowed))])
 
 
 def _raise_failure(failure: NullFailure) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 from tgi.grammar.constraint import Constraint
+from tgi.text.output.part_writer import PartWriter
+from tgi.text.output.reader import Parsing, TextReader
 
 __all__ = [
     "PLAIN",
@@ -47,6 +49,18 @@ class ReasoningFormat:
     name: str  # the value of `--reasoning-parser`
     start: str = "<think>"
     end: str = "</think>"
+    # Other texts that have the same meaning as `start`.
+    other_starts: tuple[str, ...] = ()
+    # The model writes the name of a channel before each part of its output. The reasoning, the
+    # calls and the final text are in different channels.
+    has_channels: bool = False
+    # The texts that may be special tokens. They are parts of the tags.
+    tag_parts: tuple[str, ...] = ()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts of the format that may be special tokens."""
+        return (self.start, self.end, *self.tag_parts)
 
 
 class ToolFormat(Protocol):
@@ -55,6 +69,17 @@ class ToolFormat(Protocol):
     @property
     def name(self) -> str:
         """The value of `--tool-call-parser`."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts of the format that may be special tokens."""
+
+    def parse(
+        self, reader: TextReader, writer: PartWriter, tools: Sequence[ToolDefinition]
+    ) -> Parsing[None]:
+        """Split the output after the reasoning into text and calls of `tools`, until its end. Text
+        that is not a call of these tools is written as text.
+        """
 
     def constraint(
         self, tools: Sequence[ToolDefinition], choice: ToolChoice, *, is_parallel: bool
@@ -73,6 +98,12 @@ class OutputStyle:
     is_reasoning_open: bool = False  # the prompt ends inside the reasoning
     tool_format: ToolFormat | None = None  # None = the output contains no tool calls
     tools: tuple[ToolDefinition, ...] = ()
+
+    @property
+    def markers(self) -> frozenset[str]:
+        """The texts that may be special tokens and that the parser needs."""
+        reasoning = () if self.reasoning is None else self.reasoning.markers
+        return frozenset(reasoning + (() if self.tool_format is None else self.tool_format.markers))
 
     @property
     def is_plain(self) -> bool:

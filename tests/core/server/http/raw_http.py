@@ -8,6 +8,10 @@ import urllib.parse
 from dataclasses import dataclass, field
 
 WAIT_SECONDS = 30.0
+ENDLESS = {
+    "inputs": "Hello",
+    "parameters": {"max_new_tokens": 60_000, "ignore_eos": True, "top_n_tokens": 5},
+}
 SENTINEL = b"GET /sentinel HTTP/1.1\r\nHost: tests\r\nConnection: close\r\n\r\n"
 
 
@@ -31,6 +35,17 @@ def connect(url):
     parts = urllib.parse.urlsplit(url)
     connection = socket.create_connection((parts.hostname, parts.port), WAIT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def open_stream(server, *, receive_buffer=None):
+    """Start an endless stream and read nothing of it."""
+    connection = connect(server.url)
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    body = json.dumps(ENDLESS).encode()
+    data = b"POST /generate_stream HTTP/1.1\r\nContent-Type: application/json\r\n"
+    connection.sendall(data + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return connection
 
 

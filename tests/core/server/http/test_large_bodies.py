@@ -135,6 +135,30 @@ async def test_the_start_of_a_truncated_text_is_not_tokenized(
     assert tokenizer.encode(TEXT, truncate=40).ids[-39:] == whole[-39:]
 
 
+class LengthOnly:
+    """An encoding of which only the length may be read."""
+
+    def __init__(self, encoding):
+        self._length = len(encoding)
+
+    def __len__(self):
+        return self._length
+
+
+async def test_tokens_are_counted_without_a_list_of_their_ids(make_client, tokenizer, counting):
+    class Backend(CountingBackend):
+        def encode_batch_fast(self, texts, **options):
+            return list(map(LengthOnly, super().encode_batch_fast(texts, **options)))
+
+    of_app = dataclasses.replace(tokenizer, backend=Backend(tokenizer.backend))
+    body = {"messages": [{"role": "user", "content": "The quick brown fox"}]}
+    async with make_client(tokenizer=of_app) as client:
+        counted = (await client.post("/v1/messages/count_tokens", json=body)).json()
+        tokenized = (await client.post("/chat_tokenize", json=body)).json()
+    assert counted == {"input_tokens": len(tokenized["tokenize_response"])}
+    assert tokenizer.count("fox fox") == len(tokenizer.encode("fox fox").ids)
+
+
 @pytest.mark.parametrize("path", TOKENIZATIONS)
 async def test_tokenization_takes_a_concurrency_slot_and_the_key(make_client, path):
     body = json.loads(json.dumps(TOKENIZATIONS[path]).replace(TEXT[:200_000], "a b"))

@@ -1,9 +1,7 @@
 """Limits in front of the application: heads, slow clients, connections."""
 
 import contextlib
-import json
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -12,26 +10,17 @@ import httpx
 import psutil
 import pytest
 
-from tests.core.server.http.raw_http import connect, exchange, receive, split_responses
-from tests.live_server import free_port, running_server, wait_ready
+from tests.core.server.http.conftest import MAX_CONNECTIONS
+from tests.core.server.http.raw_http import (
+    connect,
+    exchange,
+    open_stream,
+    receive,
+    split_responses,
+)
+from tests.live_server import free_port, wait_ready
 
-MAX_CONNECTIONS = 8
 HEALTH = b"GET /health HTTP/1.1\r\nHost: tests\r\n\r\n"
-ENDLESS = {
-    "inputs": "Hello",
-    "parameters": {"max_new_tokens": 60_000, "ignore_eos": True, "top_n_tokens": 5},
-}
-
-
-@pytest.fixture(scope="module")
-def strict_server(tmp_path_factory, tiny_model):
-    """A server with few connections and short time limits."""
-    folder = tmp_path_factory.mktemp("strict")
-    arguments = ["--http-max-connections", str(MAX_CONNECTIONS), "--max-total-tokens", "65536"]
-    for name in ("head", "body", "write", "keep-alive"):
-        arguments += [f"--http-{name}-timeout", "2" if name == "keep-alive" else "1"]
-    with running_server(tiny_model, "null", folder / "server.log", *arguments) as server:
-        yield server
 
 
 def head(*lines, target=b"/health"):
@@ -129,17 +118,6 @@ def test_a_slow_body_that_makes_progress_is_read(strict_server):
     pieces = [body[start : start + 15] for start in range(0, len(body), 15)]
     responses, is_open = exchange(strict_server.url, data, *pieces, count=1, pause=0.7)
     assert ([response.status for response in responses], is_open) == ([200], True)
-
-
-def open_stream(server, *, receive_buffer=None):
-    """Start an endless stream and read nothing of it."""
-    connection = connect(server.url)
-    if receive_buffer:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    body = json.dumps(ENDLESS).encode()
-    data = b"POST /generate_stream HTTP/1.1\r\nContent-Type: application/json\r\n"
-    connection.sendall(data + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    return connection
 
 
 def test_a_client_that_reads_nothing_is_disconnected(strict_server):

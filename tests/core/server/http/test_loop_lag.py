@@ -10,17 +10,40 @@ import sys
 
 import pytest
 
+from tests.core.server.chat.conftest import FORMATS
+from tests.core.server.fake_engine import FakeEngine
 from tests.core.server.http.test_large_bodies import GENERATIONS, TEXT, TOKENIZATIONS
 
 NUM_ENTRIES = 20_000
 MAX_CALLS = 5_000  # in one callback of the loop
 MESSAGE = {"role": "user", "content": "a"}
+NAMES = [f"name{number}" for number in range(NUM_ENTRIES)]
+SCHEMA = {"type": "object", "properties": {name: {"type": "string"} for name in NAMES}}
+FORMAT = {"type": "json", "value": SCHEMA}
 PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}] * NUM_ENTRIES}]
 CHATS = {
     "text": {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 4},
     "messages": {"messages": [MESSAGE] * NUM_ENTRIES, "max_tokens": 4},
     "parts": {"messages": PARTS, "max_tokens": 4},
     "tools": {"messages": [MESSAGE], "tools": [{}] * NUM_ENTRIES, "max_tokens": 4},
+    "functions": {
+        "messages": [MESSAGE],
+        "tools": [{"type": "function", "function": {"name": name}} for name in NAMES],
+        "max_tokens": 4,
+    },
+    "flat functions": {
+        "messages": [MESSAGE],
+        "tools": [{"name": name} for name in NAMES],
+        "max_tokens": 4,
+    },
+    "repeated functions": {
+        "messages": [MESSAGE],
+        "tools": [{"type": "function", "function": {"name": "f"}}] * NUM_ENTRIES,
+        "max_tokens": 4,
+    },
+    "schema": {"messages": [MESSAGE], "max_tokens": 4, "guided_json": SCHEMA},
+    "format": {"messages": [MESSAGE], "max_tokens": 4, "response_format": FORMAT},
+    "choices": {"messages": [MESSAGE], "max_tokens": 4, "guided_choice": NAMES},
     "values": {"messages": [{**MESSAGE, "x": [{}] * 600_000}], "max_tokens": 4},
 }
 SYSTEM = {"system": PARTS[0]["content"], "messages": [MESSAGE], "max_tokens": 4}
@@ -28,6 +51,7 @@ NATIVE = {
     "text": {"inputs": TEXT},
     "stop strings": {"inputs": "a", "parameters": {"stop": ["a"] * NUM_ENTRIES}},
     "long stop strings": {"inputs": "a", "parameters": {"stop": ["a" * 490_000] * 4}},
+    "grammar": {"inputs": "a", "parameters": {"grammar": FORMAT}},
     "unknown fields": {"inputs": "a", **{f"x{number}": 0 for number in range(NUM_ENTRIES)}},
     "values": {"inputs": "a", "x": [{}] * 600_000},
 }
@@ -61,6 +85,10 @@ BODIES = {
     "/v1/responses": {
         "text": GENERATIONS["/v1/responses"],
         "items": {"input": [{"role": "user", "content": "a"}] * NUM_ENTRIES},
+        "functions": {
+            "input": "a",
+            "tools": [{"type": "function", "name": name} for name in NAMES],
+        },
         "parts": {
             "input": [
                 {"role": "user", "content": [{"type": "input_text", "text": "a"}] * NUM_ENTRIES}
@@ -148,7 +176,9 @@ def test_every_route_with_a_body_is_listed(make_app):
 
 @pytest.mark.parametrize(("path", "kind"), CASES)
 def test_no_callback_of_the_loop_does_much_work(make_app, path, kind):
-    connection = ScriptedConnection(make_app(), path, encoded(path, kind))
+    engine = FakeEngine(features=("mask", "logprobs", "prompt_logprobs"))
+    app = make_app(engine, output_formats=FORMATS)
+    connection = ScriptedConnection(app, path, encoded(path, kind))
     num_calls = longest_callback(connection.run())
     print(f"{path}, {kind}: {num_calls} calls, status {connection.status}")
     assert connection.status in (200, 400, 413, 422, 429)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.core.house.sources import ROOT
 from tests.live_server import running_server
-from tgi.engine.messages import EngineStats
+from tgi.engine.messages import EngineStats, GuidanceStats
 from tgi.scheduler.records import SchedulerStats
 from tgi.server.telemetry.metric_table import METRICS, bucket_bounds, metrics_page
 from tgi.server.telemetry.metrics import Failure, Metrics, RequestTimes
@@ -64,7 +64,9 @@ def queries():
 
 def test_the_table_equals_that_of_tgi():
     assert [
-        f"{row.name} {row.kind} {row.label}".strip() for row in METRICS
+        f"{row.name} {row.kind} {row.label}".strip()
+        for row in METRICS
+        if not row.name.startswith("tgi_grammar_")
     ] == TGI_SERIES.strip().splitlines()
 
 
@@ -100,6 +102,8 @@ def test_every_metric_is_updated_and_label_values_are_those_of_the_table():
             )
             metrics.observe_step(EngineStats(stats))
             metrics.observe_step(EngineStats(stats, is_failed=True))
+    metrics.count_rejected_grammar()
+    metrics.observe_step(EngineStats(SchedulerStats(), guidance=GuidanceStats(1, 1, 1, 1, 1, 1)))
     text = metrics.render()
     assert names_in(text) == {row.name for row in METRICS}
     for row in METRICS:
@@ -120,6 +124,25 @@ def test_a_failed_step_is_not_counted_as_a_success():
     assert 'tgi_batch_inference_failure{method="decode"} 1\n' in text
     assert "tgi_batch_inference_success" not in text
     assert "tgi_batch_forward_duration" not in text
+
+
+def test_the_work_for_grammars_is_counted():
+    metrics = Metrics(100, 200)
+    metrics.observe_step(EngineStats(SchedulerStats()))
+    assert "tgi_grammar" not in metrics.render()
+    work = GuidanceStats(
+        mask_ns=3_000_000, num_masks=5, num_compiled=2, compile_ns=8_000_000, num_hits=4
+    )
+    for stats in (SchedulerStats(method="decode"), SchedulerStats()):
+        metrics.observe_step(EngineStats(stats, guidance=work))
+    text = metrics.render()
+    assert "tgi_grammar_mask_count 10\n" in text
+    assert "tgi_grammar_cache_hit 8\n" in text
+    assert "tgi_grammar_mask_duration_sum 0.006\n" in text
+    assert "tgi_grammar_mask_duration_count 2\n" in text
+    assert "tgi_grammar_compile_duration_sum 0.016\n" in text
+    assert "tgi_grammar_compile_duration_count 4\n" in text
+    assert "tgi_grammar_error" not in text
 
 
 def test_the_page_equals_the_table():
@@ -143,8 +166,14 @@ def test_every_metric_has_a_panel_and_every_panel_a_metric():
             assert set(re.findall(r'\w+="(\w+)"', conditions)) <= set(values.get(name, ())), query
 
 
-# This counter has no value on a server without failed steps. It is tested above.
-RARE = {"tgi_batch_inference_failure"}
+# These series have no value on a server without failed steps and without grammars. They are tested
+# above.
+RARE = {"tgi_batch_inference_failure"} | {
+    row.name + suffix
+    for row in METRICS
+    if row.name.startswith("tgi_grammar_")
+    for suffix in ("", "_bucket", "_sum", "_count")
+}
 
 
 async def test_every_query_matches_a_metric_of_a_running_server(tmp_path, tiny_model):

@@ -125,6 +125,14 @@ async def test_errors_have_the_shape_of_their_protocol(make_client, path, case):
         check(await ask(client, path), path, status)
 
 
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
+async def test_a_wrong_key_has_the_words_that_litellm_recognizes(make_client, path, headers):
+    async with make_client(api_key="k") as client:
+        response = await client.post(path, json=BODIES[path], headers=headers)
+    assert response.json()["error"]["message"].startswith("Incorrect API key provided")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("case", FAILURES)
 @pytest.mark.parametrize("path", GENERATING)

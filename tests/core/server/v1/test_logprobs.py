@@ -155,6 +155,40 @@ async def test_only_the_first_token_of_an_echoed_prompt_has_no_alternatives(make
     assert [entry[name] for entry, name in zip(rest, names, strict=True)] == [-0.5] * len(rest)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+async def test_the_most_likely_tokens_of_an_echoed_prompt_are_listed(make_client, tokenizer, count):
+    body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": count}
+    async with make_client(enable_prefill_logprobs=True) as client:
+        [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    ids = [token + 1 for token in tokenizer.encode(PROMPT).ids[1:]]
+    others = [tokenizer.spelling.of(token).decode() for token in ids]
+    for entry, other in zip(choice["logprobs"]["top_logprobs"][1:], others, strict=True):
+        assert len(entry) == max(count, 1)
+        assert entry.get(other) == (-1.5 if count == 2 else None)
+
+
+async def test_a_backend_without_top_tokens_of_prompts_returns_the_prompt_tokens(make_client):
+    engine = FakeEngine()
+    engine.has_prompt_tops = False
+    body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 2}
+    async with make_client(engine, enable_prefill_logprobs=True) as client:
+        [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+    first, *rest = choice["logprobs"]["top_logprobs"]
+    assert first is None
+    assert [list(entry) for entry in rest] == [[n] for n in choice["logprobs"]["tokens"][1:]]
+
+
+async def test_native_prefill_does_not_contain_top_tokens(make_client):
+    parameters = {"max_new_tokens": 1, "decoder_input_details": True, "details": True}
+    responses = []
+    for count in (None, 2):
+        body = {"inputs": PROMPT, "parameters": parameters | {"top_n_tokens": count}}
+        async with make_client(enable_prefill_logprobs=True) as client:
+            responses.append((await client.post("/generate", json=body)).json())
+    assert responses[0]["details"]["prefill"] == responses[1]["details"]["prefill"]
+    assert all(set(t) == {"id", "text", "logprob"} for t in responses[1]["details"]["prefill"])
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 2])
 async def test_the_sampled_token_is_among_its_alternatives(make_client, tokenizer, count, stream):

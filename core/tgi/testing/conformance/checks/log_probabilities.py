@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tgi.backend import SamplingParams
+from tgi.backend import Agreement, SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence
@@ -13,19 +13,27 @@ from tgi.worker.sampling import log_softmax
 
 __all__ = ["CHECKS"]
 
+_MAX_TOPS = 5
+
+
+def _num_tops(agreement: Agreement) -> int:
+    """Return the number of top tokens that the checks request."""
+    if "top_n_tokens" not in agreement.sampling:
+        return 0
+    return int(min(_MAX_TOPS, agreement.sampling_caps.get("top_n_tokens", _MAX_TOPS)))
+
 
 def _logprobs(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     not_applicable(not core.agreement.has("logprobs"), "`logprobs` was not negotiated")
-    has_tops = "top_n_tokens" in core.agreement.sampling
     drawn = "temperature" in core.agreement.sampling
-    most = int(min(5, core.agreement.sampling_caps.get("top_n_tokens", 5)))
+    most = _num_tops(core.agreement)
     cases = [
         SamplingParams(
             greedy=greedy,
             temperature=1.0 if greedy else 0.7,
             logprobs=mode,
-            top_n_tokens=top if has_tops else 0,
+            top_n_tokens=top,
         )
         for greedy in ((True, False) if drawn else (True,))
         for mode in ("processed", "raw")
@@ -70,15 +78,16 @@ def _prompt_scores(under_test: BackendUnderTest) -> None:
         not core.agreement.has("prompt_logprobs"), "`prompt_logprobs` was not negotiated"
     )
     sampling = SamplingParams(prompt_logprobs=True)
-    for length in (1, 2, 40):
-        whole = core.add(prompt_of(length), sampling)
+    with_tops = SamplingParams(prompt_logprobs=True, top_n_tokens=_num_tops(core.agreement))
+    for length, chosen in ((1, sampling), (2, with_tops), (40, sampling), (40, with_tops)):
+        whole = core.add(prompt_of(length), chosen)
         core.generate([whole], 2)
         check_sequence(under_test.models.get(), whole, core.agreement)
         core.drop(whole)
     if core.agreement.limits.chunked:
         chunk = max(7, core.agreement.limits.chunk_multiple)
         chunk -= chunk % core.agreement.limits.chunk_multiple
-        parts = core.add(prompt_of(40), sampling)
+        parts = core.add(prompt_of(40), with_tops)
         while parts.num_left > chunk:
             core.advance({parts: chunk})
         core.generate([parts], 1)

@@ -86,6 +86,37 @@ def _features_together(under_test: BackendUnderTest) -> None:
         core.drop(*sequences)
 
 
+def _masks_after_their_steps(under_test: BackendUnderTest) -> None:
+    """The real scheduler submits a row of a constrained sequence before the sequence's last token
+    is known. The mask follows after the result of the step before. Other rows are unaffected. The
+    last sequence runs alone for some steps. Most of its tokens have no mask, so the late masks of
+    these steps have no rows.
+    """
+    core = _overlapping_core(under_test)
+    not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not negotiated")
+    vocab_size = core.agreement.vocab_size
+    thirds = tuple(tuple(range(start, vocab_size, 3)) for start in range(3))
+    run = ScheduledRun(core.worker, core.agreement)
+    can_draw = "temperature" in core.agreement.sampling
+    for number in range(12):
+        run.add(
+            prompt_of(3 + 5 * number, seed=number),
+            14,
+            SamplingParams(greedy=number % 4 < 2 or not can_draw),
+            seed=number,
+            allowed=((), (*thirds, None), (None, None, (11, 12), (vocab_size - 1,)))[number % 3],
+        )
+    alone = (None, None, None, (11, 12))
+    run.add(prompt_of(4, seed=12), 40, SamplingParams(), seed=12, allowed=alone)
+    for _ in range(7):
+        run.step()
+    run.abort(run.live[1])
+    run.finish()
+    for sequence in run.ended:
+        _check_allowed(sequence)
+    check_sequences(under_test.models.get(), run.ended, core.agreement)
+
+
 def _failed_step(under_test: BackendUnderTest) -> None:
     """A step whose masks are missing fails. The step after it, which has a row of the same
     sequence, returns the token of another sequence.
@@ -190,5 +221,12 @@ CHECKS: Sequence[Check] = (
         "a failed step fails no other sequence of the steps after it",
         _failed_step,
         "device_token",
+    ),
+    Check(
+        "C-50f",
+        "features",
+        "masks that follow the result of the step before apply to their rows only",
+        _masks_after_their_steps,
+        "late_mask",
     ),
 )
