@@ -119,9 +119,12 @@ class Matcher:
         """Write the mask of the next token to `words` [mask_width]. The mask is never empty. If the
         grammar allows no token, or if it exceeds a limit, `error` is set.
         """
-        started = self._clock()
-        self._fill(words)
-        self.mask_ns += self._clock() - started
+        if self.error:
+            words[:] = 0
+        else:
+            started = self._clock()
+            self._fill(words)
+            self.mask_ns += self._clock() - started
         if self.mask_ns > MAX_MASK_NS and not self.error:
             self.error = (
                 f"the masks of the grammar took more than {MAX_MASK_NS // 1_000_000} ms in total;"
@@ -243,9 +246,9 @@ def _parser(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
     if not mask.any():
         raise GrammarError(DEAD_END)
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
-    copied = parser.deep_copy()
-    copied.consume_token(int(np.argmax(bits)))
-    _check(copied)
+    copy = parser.deep_copy()
+    copy.consume_token(int(np.argmax(bits)))
+    _check(copy)
     return parser
 
 

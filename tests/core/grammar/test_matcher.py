@@ -67,6 +67,7 @@ def test_token_outside_the_mask_is_an_error(vocabulary, token_id):
     matcher.accept(token_id)
     assert f"does not allow token {token_id} " in matcher.error
     assert allowed_ids(matcher, vocabulary)  # never empty
+    assert f"does not allow token {token_id} " in matcher.error
 
 
 def test_padding_ids_are_never_allowed(vocabulary):
