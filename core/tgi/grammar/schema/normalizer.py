@@ -14,11 +14,12 @@ from tgi.grammar.limits import (
     MAX_PATTERN_PROPERTIES,
     MAX_PROPERTIES,
 )
-from tgi.grammar.pattern import translated_pattern
-from tgi.grammar.schema_intersections import check_intersections
-from tgi.grammar.schema_keywords import ANNOTATIONS, FORMAT_PATTERNS, FORMATS, REJECTED
-from tgi.grammar.schema_refs import check_references, resolve
-from tgi.grammar.schema_values import (
+from tgi.grammar.schema.defaults import with_defaults
+from tgi.grammar.schema.intersections import check_intersections
+from tgi.grammar.schema.keywords import ANNOTATIONS, FORMAT_PATTERNS, FORMATS, REJECTED
+from tgi.grammar.schema.pattern import translated_pattern
+from tgi.grammar.schema.references import check_references, resolve
+from tgi.grammar.schema.values import (
     read_bound,
     read_const,
     read_enum,
@@ -55,6 +56,7 @@ def normalized_schema(text: str) -> str:
         raise GrammarError(f"{_NAME} must be an object or a boolean, not {short_json(schema)}")
     options = _client_options(schema.pop("x-guidance", {}))
     schema.pop("$id", None)
+    schema = with_defaults(schema)
     result = _Normalizer(schema).schema(schema, "#")
     try:
         check_references(result)
