@@ -175,6 +175,9 @@ def _mlp(mixer: MLP, hidden: int) -> Tensors:
         yield from _linear("gate", mixer.intermediate_size, hidden, mixer.bias)
     yield from _linear("up", mixer.intermediate_size, hidden, mixer.bias)
     yield from _linear("down", hidden, mixer.intermediate_size, mixer.bias)
+    if mixer.activation == "xielu":
+        yield "alpha_p", (1,)
+        yield "alpha_n", (1,)
 
 
 def _mixture(mixer: MixtureOfExperts, hidden: int) -> Tensors:

@@ -13,6 +13,7 @@ __all__ = [
     "Llama3Scaling",
     "LongRopeScaling",
     "Part",
+    "PositionScale",
     "RelativeBias",
     "Rope",
     "RopeScaling",
@@ -87,6 +88,15 @@ class Rope(Part, frozen=True):
     rotary_dim: int
     interleaved: bool = False
     scaling: RopeScaling | None = None
+
+
+class PositionScale(Part, frozen=True):
+    """Multiplies the query at position p by 1 + `beta` * log(1 + floor(p / `period`)) (ministral3,
+    arXiv 2501.19399).
+    """
+
+    beta: float
+    period: int
 
 
 class RelativeBias(Part, frozen=True):

@@ -186,10 +186,22 @@ def build_norm(build: BuildContext, norm: Norm | None, prefix: str, size: int) -
     weight = parameters.create(f"{prefix}.weight", size) if norm.weight else None
     if norm.kind == "layer":
         bias = parameters.create(f"{prefix}.bias", size) if norm.bias else None
-        return LayerNorm(ops.layer_norm, weight, bias, norm.eps)
+        apply = partial(_add_one, ops.layer_norm) if norm.unit_offset else ops.layer_norm
+        return LayerNorm(apply, weight, bias, norm.eps)
     if weight is None:
         weight = torch.ones(size, dtype=parameters.dtype, device=parameters.device)
     return RMSNorm(ops.rms_norm_unit_offset if norm.unit_offset else ops.rms_norm, weight, norm.eps)
+
+
+def _add_one(
+    layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Apply a layer norm whose weight is stored minus 1."""
+    return layer_norm(x, None if weight is None else weight + 1.0, bias, eps)
 
 
 @final

@@ -268,24 +268,31 @@ def _heads(
     context: _Context, mixer: Attention, weights: Weights, y: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute query [T, H, D], key and value [T, K, D], with norms and rotary embedding applied."""
+
+    def normalized(q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return (
+            norm(q, mixer.q_norm, weights, "attention.q_norm"),
+            norm(k, mixer.k_norm, weights, "attention.k_norm"),
+        )
+
     q, k, v = (linear(y, weights, f"attention.{part}") for part in "qkv")
-    if mixer.clip_qkv is not None:
-        q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
     over_all = mixer.qk_norm_over == "all"
     if over_all:
-        q, k = (
-            norm(q, mixer.q_norm, weights, "attention.q_norm"),
-            norm(k, mixer.k_norm, weights, "attention.k_norm"),
-        )
+        q, k = normalized(q, k)
     q, k, v = (part.reshape(len(y), -1, mixer.head_dim) for part in (q, k, v))
-    if not over_all:  # a weight [H, D] applies to each head separately
-        q, k = (
-            norm(q, mixer.q_norm, weights, "attention.q_norm"),
-            norm(k, mixer.k_norm, weights, "attention.k_norm"),
-        )
+    # A weight [H, D] applies to each head separately.
+    if not over_all and not mixer.qk_norm_after_rope:
+        q, k = normalized(q, k)
+    if mixer.clip_qkv is not None:
+        q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
     if mixer.rope is not None:
         turn = context.rotations[mixer.rope]
         q, k = rotate(q, mixer.rope, turn), rotate(k, mixer.rope, turn)
+    if not over_all and mixer.qk_norm_after_rope:
+        q, k = normalized(q, k)
+    if (rule := mixer.position_scale) is not None:
+        turns = (context.step.positions // rule.period).astype(jnp.float32)
+        q = q * (1 + rule.beta * jnp.log1p(turns)).astype(q.dtype)[:, None, None]
     return q, k, v
 
 
