@@ -31,7 +31,8 @@ _QVK: Modules = {("attention.q", "attention.v", "attention.k"): "attn.qkv_proj"}
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Build the spec of CodeGenForCausalLM from its config."""
     reader = ConfigReader(config)
-    reader.divided("n_head", reader.integer("n_head", "num_attention_heads"), "blocks", 4)
+    if reader.integer("n_head", "num_attention_heads") % 4:
+        raise reader.error("n_head", "must be divisible by 4")
     return msgspec.structs.replace(
         gptj.spec(config),
         model_type="codegen",

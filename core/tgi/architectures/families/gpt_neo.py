@@ -76,11 +76,16 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 def _layer_kinds(reader: ConfigReader, config: dict[str, Any], num_layers: int) -> tuple[str, ...]:
     """Read `attention_types`, a list of pairs of a pattern and its number of repeats."""
     pairs = config.get("attention_types", [[["global", "local"], 12]])
-    rule = f"must be pairs of a pattern and a number of repeats for {num_layers} layers"
-    try:
-        kinds = [kind for pattern, repeats in pairs for _ in range(repeats) for kind in pattern]
-    except (TypeError, ValueError):
-        raise reader.error("attention_types", rule) from None
+    kinds: list[str] = []
+    for pair in pairs if isinstance(pairs, list) else ():
+        match pair:
+            case [list(pattern), int(repeats)] if 0 <= repeats <= num_layers:
+                kinds += pattern * repeats
+            case _:
+                kinds.append("another form")
     if len(kinds) != num_layers or not all(kind in ("global", "local") for kind in kinds):
-        raise reader.error("attention_types", rule)
+        raise reader.error(
+            "attention_types",
+            f"must be pairs of a pattern and a number of repeats for {num_layers} layers",
+        )
     return tuple(kinds)

@@ -34,6 +34,8 @@ MODULES: Modules = (
 )
 """The modules that hunyuan_v1_dense and hunyuan_v1_moe have in common."""
 
+_MAX_ALPHA = 1_000_000  # published models have 1000
+
 
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Build the spec of HunYuanDenseV1ForCausalLM from its config."""
@@ -59,13 +61,15 @@ def hunyuan_attention(config: dict[str, Any], norm: Norm) -> Attention:
     section = next((name for name in ("rope_scaling", "rope_parameters") if reader.has(name)), None)
     scaling = ConfigReader({}) if section is None else reader.section(section)
     alpha = scaling.number("alpha", default=0.0)
-    if alpha < 0:
-        raise scaling.error("alpha", "must not be negative")
+    if not 0 <= alpha <= _MAX_ALPHA:
+        raise scaling.error("alpha", f"must be at least 0 and at most {_MAX_ALPHA}")
     if section is not None and alpha:
         config = config | {section: config[section] | {"rope_type": "default", "type": "default"}}
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(ConfigReader(config), qkv_bias=bias, output_bias=bias, head_norm=norm)
     rope, dim = attention.rope, attention.head_dim
     if rope is not None and alpha:
+        if dim <= 2:
+            raise reader.error("head_dim", "must be greater than 2")
         rope = msgspec.structs.replace(rope, theta=rope.theta * alpha ** (dim / (dim - 2)))
     return msgspec.structs.replace(attention, rope=rope, qk_norm_after_rope=True)
