@@ -218,6 +218,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
         "rope_theta": 25000.0,
     },
+    "smollm3": PLAIN
+    | {
+        "layer_types": ["full_attention"] * 3,
+        "max_window_layers": 28,
+        "mlp_bias": False,
+        "no_rope_layer_interval": 2,
+        "no_rope_layers": [1, 0, 1],
+        "pretraining_tp": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 5000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+    },
     "seed_oss": PLAIN
     | {
         "attention_bias": True,

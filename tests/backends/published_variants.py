@@ -78,6 +78,17 @@ PUBLISHED_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "smollm3-window": (
+        "smollm3",
+        _ALL_BIASES
+        | {
+            "layer_types": None,
+            "no_rope_layers": None,
+            "sliding_window": 7,
+            "tie_word_embeddings": False,
+            "use_sliding_window": True,
+        },
+    ),
     "seed_oss-biases": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
 }
 """Named variants: the family, and the changes of its config."""

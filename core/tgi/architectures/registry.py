@@ -94,6 +94,7 @@ FAMILIES = {
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
     "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
     "solar_open": "solar_open",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",

@@ -149,6 +149,7 @@ def test_layers_of_ernie_with_experts(tmp_path: Path) -> None:
             {"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}},
             ["`original_max_position_embeddings` is missing"],
         ),
+        ("smollm3", {"no_rope_layers": [1, 0]}, ["`no_rope_layers`", "3 entries"]),
     ],
 )
 def test_invalid_option_is_reported(
