@@ -14,6 +14,7 @@ from tgi.architectures.spec import (
     Attention,
     CrossAttention,
     LatentAttention,
+    LearnedPositions,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -243,7 +244,7 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"embedding.weight": (spec.vocab_size, size)}
     if size != hidden:
         shapes["embedding.projection.weight"] = (hidden, size)
-    if embedding.positions is not None:
+    if isinstance(embedding.positions, LearnedPositions):
         rows = embedding.positions.num_positions + embedding.positions.offset
         shapes["embedding.positions.weight"] = (rows, hidden)
     shapes.update(_norm("embedding.norm", embedding.norm, hidden))

@@ -17,6 +17,7 @@ __all__ = [
     "RelativeBias",
     "Rope",
     "RopeScaling",
+    "SinusoidalPositions",
     "YarnScaling",
 ]
 
@@ -113,6 +114,17 @@ class RelativeBias(Part, frozen=True):
 
 class LearnedPositions(Part, frozen=True):
     """A table of `num_positions` + `offset` vectors that are added to the embedding.
+
+    The row of a token is its position + `offset`.
+    """
+
+    num_positions: int
+    offset: int = 0
+
+
+class SinusoidalPositions(Part, frozen=True):
+    """A table of `num_positions` + `offset` vectors of sines and cosines (arXiv 1706.03762), which
+    are added to the embedding. The checkpoint does not contain the table.
 
     The row of a token is its position + `offset`.
     """

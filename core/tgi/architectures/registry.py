@@ -99,6 +99,7 @@ FAMILIES = {
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
     "t5": "t5",
+    "xglm": "xglm",
 }
 """Maps `model_type` to the module in `families` that reads the config. Identical architectures
 share a module.

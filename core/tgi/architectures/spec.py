@@ -45,6 +45,7 @@ from tgi.architectures.positions import (
     RelativeBias,
     Rope,
     RopeScaling,
+    SinusoidalPositions,
     YarnScaling,
 )
 
@@ -76,6 +77,7 @@ __all__ = [
     "Rope",
     "RopeScaling",
     "Router",
+    "SinusoidalPositions",
     "Stack",
     "StateSpace",
     "WeightRule",
@@ -130,7 +132,7 @@ class Embedding(Part, frozen=True):
 
     scale: float = 1.0
     size: int | None = None
-    positions: LearnedPositions | None = None
+    positions: LearnedPositions | SinusoidalPositions | None = None
     norm: Norm | None = None
 
 

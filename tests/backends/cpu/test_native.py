@@ -38,6 +38,7 @@ LONGER = {
     "gpt_bigcode": {"n_positions": 320},
     "gpt_neo": {"max_position_embeddings": 320},
     "opt": {"max_position_embeddings": 320},
+    "xglm": {"max_position_embeddings": 320},
 }
 
 # Families and variants with a mixture, clipping, a norm in another place, an activation with

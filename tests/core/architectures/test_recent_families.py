@@ -149,6 +149,8 @@ def test_layers_of_ernie_with_experts(tmp_path: Path) -> None:
             {"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}},
             ["`original_max_position_embeddings` is missing"],
         ),
+        ("xglm", {"d_model": 2, "attention_heads": 1}, ["`d_model`", "even number >= 4"]),
+        ("xglm", {"add_cross_attention": True}, ["`add_cross_attention`", "must be false"]),
         ("smollm3", {"no_rope_layers": [1, 0]}, ["`no_rope_layers`", "3 entries"]),
     ],
 )

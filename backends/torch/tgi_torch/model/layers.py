@@ -12,8 +12,17 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import Block, Branch, ModelSpec, Norm, Stack
+from tgi.architectures import (
+    Block,
+    Branch,
+    LearnedPositions,
+    ModelSpec,
+    Norm,
+    SinusoidalPositions,
+    Stack,
+)
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.rotary import Rotation
@@ -231,10 +240,11 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
     add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
     if embedding.positions is not None:
-        rows = embedding.positions.num_positions + embedding.positions.offset
-        position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
         add_positions = partial(
-            _add_positions, build.ops.embedding, position_table, embedding.positions.offset
+            _add_positions,
+            build.ops.embedding,
+            _build_positions(build, embedding.positions, spec.hidden_size),
+            embedding.positions.offset,
         )
     return EmbeddingLayer(
         lookup=build_lookup(build, table),
@@ -248,6 +258,17 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
         add_positions=add_positions,
         norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
     )
+
+
+def _build_positions(
+    build: BuildContext, positions: LearnedPositions | SinusoidalPositions, size: int
+) -> Tensor:
+    """Build the table of position vectors, [num_positions + offset, size]."""
+    if isinstance(positions, SinusoidalPositions):
+        table = torch.from_numpy(sinusoidal_table(positions, size))
+        return table.to(build.parameters.device, build.parameters.dtype)
+    rows = positions.num_positions + positions.offset
+    return build.parameters.create("embedding.positions.weight", rows, size)
 
 
 def embedding_size(spec: ModelSpec) -> int:

@@ -13,8 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Rope
+from tgi.architectures import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    MixtureOfExperts,
+    ModelSpec,
+    Rope,
+    SinusoidalPositions,
+)
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi_tpu.attention.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache
 from tgi_tpu.attention.paged import AttentionRule, sequence_of_token, step_of_layer
 from tgi_tpu.attention.plan import AttentionPlan, write_and_attend
@@ -149,10 +159,12 @@ def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     if "embedding.projection.weight" in weights:
         x = linear(x, weights, "embedding.projection")
     if rules.positions is not None:
-        x = (
-            x
-            + vector(weights, "embedding.positions.weight")[step.positions + rules.positions.offset]
+        positions = (
+            jnp.asarray(sinusoidal_table(rules.positions, spec.hidden_size), table.dtype)
+            if isinstance(rules.positions, SinusoidalPositions)
+            else vector(weights, "embedding.positions.weight")
         )
+        x = x + positions[step.positions + rules.positions.offset]
     return norm(x, rules.norm, weights, "embedding.norm")
 
 

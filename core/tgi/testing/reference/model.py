@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi.architectures.spec import (
     MLP,
     Attention,
@@ -28,6 +29,7 @@ from tgi.architectures.spec import (
     PositionScale,
     RelativeBias,
     Router,
+    SinusoidalPositions,
     Stack,
     StateSpace,
 )
@@ -145,7 +147,12 @@ def _embed(
         x[position] = vector
     if rules.positions is not None:
         start = rules.positions.offset
-        x = x + weights["embedding.positions.weight"][start : start + len(token_ids)]
+        table = (
+            sinusoidal_table(rules.positions, spec.hidden_size)
+            if isinstance(rules.positions, SinusoidalPositions)
+            else weights["embedding.positions.weight"]
+        )
+        x = x + table[start : start + len(token_ids)]
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
