@@ -112,7 +112,7 @@ class RelativeBias(Part, frozen=True):
     shared: bool = True
 
 
-class LearnedPositions(Part, frozen=True):
+class LearnedPositions(Part, frozen=True, tag="learned"):
     """A table of `num_positions` + `offset` vectors that are added to the embedding.
 
     The row of a token is its position + `offset`.
@@ -122,7 +122,7 @@ class LearnedPositions(Part, frozen=True):
     offset: int = 0
 
 
-class SinusoidalPositions(Part, frozen=True):
+class SinusoidalPositions(Part, frozen=True, tag="sinusoidal"):
     """A table of `num_positions` + `offset` vectors of sines and cosines (arXiv 1706.03762), which
     are added to the embedding. The checkpoint does not contain the table.
 
