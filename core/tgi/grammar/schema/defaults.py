@@ -50,21 +50,23 @@ def with_defaults(root: dict[str, Any]) -> dict[str, Any]:
     `additionalProperties` false where `properties` are listed.
 
     A schema that combines several schemas for one value stays as it is, because the parts of a
-    combination may list different properties of the same object.
+    combination may list different properties of the same object. A schema with `oneOf` stays as it
+    is, because each value must be invalid for all alternatives except one. If an alternative
+    allowed fewer values, more values would be invalid for it.
     """
     return root if _has_combination(root) else _completed(root)
 
 
 def _has_combination(root: Json) -> bool:
-    """Whether several schemas apply to the same value."""
+    """Whether several schemas may apply to the same value."""
     waiting = [root]
     while waiting:
         schema = waiting.pop()
         if not isinstance(schema, dict):
             continue
-        combining = [keyword for keyword in ("$ref", "anyOf", "oneOf") if keyword in schema]
+        combining = [keyword for keyword in ("$ref", "anyOf") if keyword in schema]
         others = schema.keys() - ANNOTATIONS - {*combining, "$defs", "definitions", "type"}
-        if "allOf" in schema or len(combining) > 1 or (combining and others):
+        if schema.keys() & {"allOf", "oneOf"} or len(combining) > 1 or (combining and others):
             return True
         waiting.extend(_inner(schema))
     return False
