@@ -151,6 +151,12 @@ def tool_definition(
             f"`{place}` of the tool `{name}` must have a JSON schema as parameters. Given:"
             f" {_shown(parameters)}"
         )
+    kinds = parameters.get("type", "object")
+    if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+        raise ToolError(
+            f"`{place}` of the tool `{name}` must have the schema of an object as parameters, with"
+            f' `"type": "object"`. Given type: {_shown(kinds)}'
+        )
     return ToolDefinition(name, description, msgspec.json.encode(parameters).decode())
 
 

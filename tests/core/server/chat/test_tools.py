@@ -190,6 +190,9 @@ INVALID_TOOLS = [
     ({"tools": [anthropic_tool(None)]}, MESSAGES, "`tools[0].name` must have 1 to 128"),
     ({"tools": [chat_tool("f", "{}")]}, CHAT, "`tools[0].function` of the tool `f` must have a J"),
     ({"tools": [flat_tool("f", [1])]}, RESPONSES, "`tools[0]` of the tool `f` must have a JSON"),
+    ({"tools": [chat_tool("f", {"type": "string"})]}, CHAT, "`tools[0].function` of the tool `f` "),
+    ({"tools": [flat_tool("f", {"type": ["array"]})]}, RESPONSES, "`tools[0]` of the tool `f` mus"),
+    ({"tools": [anthropic_tool("f", {"type": []})]}, MESSAGES, "`tools[0]` of the tool `f` must h"),
     (
         {"tools": [chat_tool("f"), chat_tool("g"), chat_tool("f")]},
         CHAT,
