@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from tests.core.grammar.walks import is_accepted, matcher_for
+from tests.core.grammar.walks import byte_vocabulary, is_accepted, matcher_for
+from tgi.grammar.compile import check_grammar, compile_constraint
+from tgi.grammar.constraint import Constraint, GrammarError
 
 CASES = [
     # Whitespace: at most one space between two parts.
@@ -36,6 +38,13 @@ CASES = [
     ({"required": ["a", "b"], "minProperties": 2}, ['{"a":1,"b":1}'], ['{"a":1,"a":2}']),
     ({"type": "array", "items": [{"const": 1}], "additionalItems": False}, ["[1]"], ["[1,2]"]),
     ({"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}}, ["[1,2]"], ["[1,3]"]),
+    # With `properties` and without a type, only objects are generated, as in TGI 3.
+    ({"properties": {"a": {"type": "null"}}}, ["{}", '{"a":null}'], ["1", "[]", '"a"', "null"]),
+    ({"properties": {"a": {"properties": {}}}}, ['{"a":{}}'], ['{"a":1}', '{"a":[]}']),
+    ({"items": {"properties": {}}}, ["[{}]", "1"], ["[1]"]),
+    ({"properties": {}, "anyOf": [{"required": ["a"]}]}, ['{"a":1}'], ["1", "{}"]),
+    ({"type": ["string", "object"], "properties": {}}, ['"a"', "{}"], ["1"]),
+    ({"$ref": "#/$defs/a", "properties": {}, "$defs": {"a": {"const": 1}}}, ["1"], ["{}"]),
     # Names of properties are not keywords.
     ({"properties": {"not": {"type": "null"}, "$ref": {"type": "null"}}}, ['{"not":null}'], []),
     ({"const": {"not": {"if": 1}}}, ['{"not":{"if":1}}'], ["{}"]),
@@ -85,3 +94,15 @@ def test_any_object(vocabulary):
     matcher = matcher_for(vocabulary, "json_object")
     assert is_accepted(matcher, '{"a": [1, {"b": null}]}', vocabulary)
     assert not is_accepted(matcher, "[]", vocabulary)
+
+
+OBJECTS = {"properties": {"a": {"type": "null"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize("key", ["oneOf", "\\u006fneOf"])
+@pytest.mark.parametrize("place", ['{"%s": %s}', '{"items": {"%s": %s}, "type": "array"}'])
+def test_alternatives_without_a_type_match_values_of_every_type(place, key):
+    """If `{"properties": …}` were an object here, the text would match one alternative only."""
+    schema = place % (key, json.dumps([{"type": "string"}, OBJECTS]))
+    with pytest.raises(GrammarError, match="`oneOf`"):
+        check_grammar(compile_constraint(Constraint("json_schema", schema)), byte_vocabulary())
