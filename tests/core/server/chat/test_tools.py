@@ -196,7 +196,7 @@ INVALID_TOOLS = [
     (
         {"tools": [chat_tool("f"), chat_tool("g"), chat_tool("f")]},
         CHAT,
-        "each tool must have a different name. Repeated: `f`",
+        "`tools` must have different names. Repeated: `f`",
     ),
     ({"tools": [chat_tool("f")], "tool_choice": "g"}, CHAT, "Tool with name g not found"),
     ({"tools": [], "tool_choice": "g"}, CHAT, "Tool with name g not found"),

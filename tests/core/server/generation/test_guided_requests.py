@@ -296,3 +296,31 @@ async def test_no_field_with_a_constraint_is_ignored(make_client, path, field):
         assert message_of(response) == f"Input validation error: {message}"
     response, _ = await post(make_client, path, {field: None})
     assert response.status_code == 200
+
+
+F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+INVALID_SCHEMAS = [
+    *({"properties": {"a": {"enum": []}}}, {"not": {}}, {"type": "x"}),
+    {"properties": {"a": {"$ref": "http://x"}}},
+]
+INVALID_FIELDS = [
+    *({"guided_json": schema} for schema in INVALID_SCHEMAS),
+    *({"response_format": {"type": "json", "value": schema}} for schema in INVALID_SCHEMAS),
+    *({"structured_outputs": {"json": schema}} for schema in INVALID_SCHEMAS),
+    {"guided_regex": "(?=`messages`)"},
+    {"guided_choice": [""]},
+    {"guided_grammar": "start: x"},
+    {"chat_template_kwargs": []},
+    {"chat_template_kwargs": {"messages": []}},
+    {"tools": [F, F]},
+    {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+    {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+]
+
+
+@pytest.mark.parametrize("fields", INVALID_FIELDS)
+async def test_the_error_names_the_invalid_field(make_client, fields):
+    response, _ = await post(make_client, CHAT, fields)
+    assert response.status_code == 422
+    [field] = fields
+    assert response.json()["error"]["param"].startswith(field), response.text
