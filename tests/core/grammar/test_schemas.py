@@ -124,3 +124,28 @@ def test_alternatives_without_a_type_match_values_of_every_type(place, key):
     schema = place % (key, json.dumps([{"type": "string"}, OBJECTS]))
     with pytest.raises(GrammarError, match="`oneOf`"):
         check_grammar(compile_constraint(Constraint("json_schema", schema)), byte_vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (
+            {"type": "object", "properties": {"a": {"type": "null", "const": 1}}, "required": ["a"]},
+            "Unsatisfiable schema: required property 'a' is unsatisfiable",
+        ),
+        (
+            {"type": "object", "properties": {"a": {}}, "maxProperties": 1},
+            "min/maxProperties only supported when all keys listed",
+        ),
+        ({"type": "string", "minLength": 2, "maxLength": 1}, "Unsatisfiable schema"),
+        ({"type": "integer", "minimum": 2, "maximum": 1}, "Unsatisfiable schema"),
+        ({"allOf": [{"type": "null"}, {"type": "string"}]}, "Unsatisfiable schema"),
+        ({"type": "array", "minItems": 2, "maxItems": 1}, "Unsatisfiable schema"),
+    ],
+)
+def test_the_error_begins_with_the_reason(schema, message):
+    """The position in the grammar, which the client did not write, is not part of the message."""
+    grammar = compile_constraint(Constraint("json_schema", json.dumps(schema)))
+    with pytest.raises(GrammarError) as caught:
+        check_grammar(grammar, byte_vocabulary())
+    assert str(caught.value).startswith(message)

@@ -55,8 +55,8 @@ class OrderedReader:
                 return self._union(types, title)
             case inspect.StructType():
                 return self._record(kind)
-            case inspect.ListType(item_type=item) | inspect.DictType(value_type=item):
-                return self._list(item) if isinstance(kind, inspect.ListType) else self._map(item)
+            case inspect.ListType() | inspect.DictType():
+                return self._collection(kind)
             case inspect.IntType():
                 return self._integer(kind, title)
             case (
@@ -150,6 +150,11 @@ class OrderedReader:
             expected = f"struct {kind.cls.__name__} with {len(kind.fields)} elements"
             raise scanner.type_error(f"invalid length {len(values)}, expected {expected}")
         return values
+
+    def _collection(self, kind: inspect.ListType | inspect.DictType) -> object:
+        if isinstance(kind, inspect.ListType):
+            return self._list(kind.item_type)
+        return self._map(kind.value_type)
 
     def _list(self, item: inspect.Type) -> list[object]:
         scanner, outer = self._scanner, self.path

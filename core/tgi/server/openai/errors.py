@@ -29,7 +29,7 @@ _FIELD_STATUSES = (400, 422)  # an error can be about a field of the body
 _NAME = re.compile(r"`([\w.\[\]]+)`")
 _PATH = re.compile(r"Failed to deserialize the JSON body into the target type: ([\w.\[\]]+): ")
 # A message of TGI about a constraint names a keyword of the schema, and not the field.
-_GRAMMAR = "Input validation error: grammar is not "
+_GRAMMAR = "Input validation error: grammar is not valid: "
 _GRAMMAR_FIELD = "response_format"
 
 
