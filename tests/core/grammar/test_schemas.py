@@ -112,7 +112,7 @@ def test_alternatives_without_a_type_match_values_of_every_type(place, key):
     ("schema", "message"),
     [
         (
-            {"type": "object", "properties": {"a": {"type": "null", "const": 1}}, "required": ["a"]},
+            {"properties": {"a": {"type": "null", "const": 1}}, "required": ["a"]},
             "Unsatisfiable schema: required property 'a' is unsatisfiable",
         ),
         (
