@@ -13,9 +13,10 @@ DEAD_END: Final = "the grammar allows no token of this model at this position"
 
 _MAX_LENGTH: Final = 300  # characters
 
-# The lines of the grammar around an error, and the marks below them.
+# The lines of the grammar around an error, the marks below them, and the position of a JSON schema,
+# whose line and column the client did not write.
 _SOURCE_LINES: Final = re.compile(
-    r"\n\s*\d+ \|[^\n]*|\n\s*\^+\s*(?=\n|$)|^at \d+\(\d+\): (?=.*JSON)"
+    r"\n\s*\d+ \|[^\n]*|\n\s*\^+\s*(?=\n|$)|^at \d+\(\d+\): (?=.*(?:JSON|[Ss]chema|Properties))"
 )
 
 # Parts of messages of llguidance about its limits, and our messages.
