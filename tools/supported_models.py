@@ -110,14 +110,15 @@ The configs are part of the tests. They contain the keys that affect the result,
 hand. A test compares the number of parameters with the published number. The parameters for images
 are not counted. A row without the name of a model has a small config. Models of the same
 `model_type` usually have the same status, but a config can contain an option that is not supported.
-A model that is published in a quantized format has the name of the format in parentheses. Convert
-its weights to bfloat16 before you serve it, because quantized checkpoints are rejected.
 Other tests compare the output of each family with `transformers`, on small models with random
 weights.
 
-* `native`: all layers run in kernels of the backend. On the CPU, these kernels require AVX-512 with
-  bfloat16 products, and bfloat16 as the compute dtype. Without them, the model runs in torch
-  operations.
+A model that is published in a quantized format has the name of the format in parentheses. Convert
+its weights to bfloat16 before you serve it, because quantized checkpoints are rejected.
+
+* `native`: all layers run in the compiled code of the backend. On the CPU, this code requires
+  AVX-512 with bfloat16 products, and bfloat16 as the compute dtype. Otherwise, the model runs in
+  torch operations. [TPU](tpu.md) describes how the TPU backend is tested.
 * `torch`: the model runs in torch operations. The native kernels do not support the parts that are
   listed.
 * `transformers`: the model runs in the modelling code of `transformers`. The sequences run one
