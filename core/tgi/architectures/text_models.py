@@ -14,9 +14,9 @@ import msgspec
 
 from tgi.architectures.spec import ModelSpec
 
-__all__ = ["text_config_of", "with_outer_names"]
+__all__ = ["TEXT_MODELS", "text_config_of", "with_outer_names"]
 
-_MODELS = frozenset(
+TEXT_MODELS = frozenset(
     {
         "idefics3",
         "internvl",
@@ -30,6 +30,8 @@ _MODELS = frozenset(
         "vipllava",
     }
 )
+"""The values of `model_type` whose text model is served."""
+
 _LLAMA = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -82,7 +84,7 @@ def text_config_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
         thinker = config.get("thinker_config")
         config = {**config, **thinker} if isinstance(thinker, dict) else config
     text = config.get("text_config")
-    if config["model_type"] not in _MODELS or not isinstance(text, dict):
+    if config["model_type"] not in TEXT_MODELS or not isinstance(text, dict):
         return None
     model_type = text.get("model_type", "llama")
     if not isinstance(model_type, str):
