@@ -118,7 +118,7 @@ def _read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabular
     """
     try:
         return PreparedVocabulary.of(tokenizer, vocab_size)
-    except Exception:  # the boundary of a thread; a server without guided requests must start
+    except Exception:  # the boundary of a thread: any error leaves a server without grammars
         return None
 
 
