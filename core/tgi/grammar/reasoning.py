@@ -105,7 +105,6 @@ class Reasoning:
         tag = self._start.data
         if text.startswith(tag):
             self._position = _Position(Phase.INSIDE)
-            self._force()
             self._read_inside(text[len(tag) :], num_tokens=0)
         elif tag.startswith(text):
             self._position = _Position(Phase.BEFORE, len(text))

@@ -161,16 +161,20 @@ def test_tag_that_the_tokens_cannot_express():
         Matcher(vocabulary, Guidance("", limits(is_open=True)))
 
 
-def test_random_reasoning_keeps_its_maximum(vocabulary):
-    """A random token at each position, for 1,000 sequences with a maximum of 0 to 9 tokens."""
+@pytest.mark.parametrize("is_open", [True, False])
+def test_random_reasoning_keeps_its_maximum(vocabulary, is_open):
+    """A random token at each position, for 1,000 sequences with a maximum of 0 to 9 tokens. The
+    model begins the reasoning unless `is_open` is set.
+    """
     numbers = random.Random(7)
     starts = {
-        budget: matcher_for(vocabulary, "choice", '["yes"]', limits(budget, is_open=True))
+        budget: matcher_for(vocabulary, "choice", '["yes"]', limits(budget, is_open=is_open))
         for budget in range(10)
     }
     for _ in range(1000):
         budget = numbers.randrange(10)
         matcher = starts[budget].copy()
+        feed(matcher, "" if is_open else "<think>")
         tokens = []
         while not matcher.is_finished:
             token_id = numbers.choice(allowed_ids(matcher, vocabulary))
@@ -178,6 +182,23 @@ def test_random_reasoning_keeps_its_maximum(vocabulary):
             matcher.accept(token_id)
             assert not matcher.error
         text = b"".join(vocabulary.table.tokens[number] for number in tokens)
-        _, end, final = text.partition(b"</think>")
+        reasoning, end, final = text.partition(b"</think>")
         assert (end, final) == (b"</think>", b"yes")
+        assert budget or not reasoning
         assert len(tokens) <= budget + len(b"</think>") + len(b"yes")
+
+
+@pytest.mark.parametrize(
+    "tag", [[THINK], [*b"<think>"], [*b"\n<thi", ord("n"), ord("k"), ord(">")]]
+)
+def test_whole_closing_tag_follows_the_start_tag_if_no_reasoning_is_allowed(tag):
+    """The closing tag has several tokens."""
+    tokens = [bytes([byte]) for byte in range(256)] + [b"<eos>", b"", b"<think>"]
+    vocabulary = Vocabulary(VocabularyData(tokens, [EOS], (EOS,), len(tokens)))
+    matcher = free(vocabulary, max_tokens=0)
+    for token_id in tag:
+        matcher.accept(token_id)
+    for byte in b"</think>":
+        assert allowed_ids(matcher, vocabulary) == [byte]
+        matcher.accept(byte)
+    assert not matcher.error

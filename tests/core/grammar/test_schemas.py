@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from tests.core.grammar.walks import is_accepted, matcher_for
+from tests.core.grammar.walks import byte_vocabulary, is_accepted, matcher_for
+from tgi.grammar.compile import check_grammar, compile_constraint
+from tgi.grammar.constraint import Constraint, GrammarError
 
 CASES = [
     # Whitespace: at most one space between two parts.
@@ -50,13 +52,17 @@ CASES = [
     (
         {"allOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"b": {"const": 2}}}]},
         ['{"a":1,"b":2}', '{"c":3}'],
-        ['{"a":2}'],
+        ['{"a":2}', "1"],
     ),
     (
         {"anyOf": [{"properties": {"a": {"const": 1}}}, {"type": "null"}]},
         ['{"a":1}', "null"],
         ['{"b":1}', "3"],
     ),
+    # In a combination, a schema with `properties` generates only objects.
+    ({"properties": {}, "anyOf": [{"required": ["a"]}]}, ['{"a":1}'], ["1", "{}"]),
+    ({"type": ["string", "object"], "properties": {}}, ['"a"', "{}"], ["1"]),
+    ({"$ref": "#/$defs/a", "properties": {}, "$defs": {"a": {"const": 1}}}, ["1"], ["{}"]),
     # Names of properties are not keywords.
     ({"properties": {"not": {"type": "null"}, "$ref": {"type": "null"}}}, ['{"not":null}'], []),
     ({"const": {"not": {"if": 1}}}, ['{"not":{"if":1}}'], ["{}"]),
@@ -106,3 +112,15 @@ def test_any_object(vocabulary):
     matcher = matcher_for(vocabulary, "json_object")
     assert is_accepted(matcher, '{"a": [1, {"b": null}]}', vocabulary)
     assert not is_accepted(matcher, "[]", vocabulary)
+
+
+OBJECTS = {"properties": {"a": {"type": "null"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize("key", ["oneOf", "\\u006fneOf"])
+@pytest.mark.parametrize("place", ['{"%s": %s}', '{"items": {"%s": %s}, "type": "array"}'])
+def test_alternatives_without_a_type_match_values_of_every_type(place, key):
+    """If `{"properties": …}` were an object here, the text would match one alternative only."""
+    schema = place % (key, json.dumps([{"type": "string"}, OBJECTS]))
+    with pytest.raises(GrammarError, match="`oneOf`"):
+        check_grammar(compile_constraint(Constraint("json_schema", schema)), byte_vocabulary())

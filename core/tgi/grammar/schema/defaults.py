@@ -10,6 +10,7 @@ the schema of the client.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from tgi.grammar.json_text import Json
@@ -20,7 +21,7 @@ __all__ = ["with_defaults"]
 _MAPS: Final = ("$defs", "definitions", "patternProperties", "properties")
 _LISTS: Final = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _SCHEMAS: Final = ("additionalItems", "additionalProperties", "items")
-_COMBINING: Final = frozenset({"$ref", "allOf", "anyOf", "const", "enum", "if", "not", "oneOf"})
+_TYPE_KEYWORDS: Final = frozenset({"$ref", "const", "enum", "type"})
 _TYPE_OF: Final = {
     "additionalProperties": "object",
     "maxProperties": "object",
@@ -49,25 +50,32 @@ def with_defaults(root: dict[str, Any]) -> dict[str, Any]:
     """The schema with a `type` for every schema whose keywords apply to one type only, and with
     `additionalProperties` false where `properties` are listed.
 
-    A schema that combines several schemas for one value stays as it is, because the parts of a
-    combination may list different properties of the same object.
+    If several schemas may apply to the same value, only the type `object` is added: the parts of a
+    combination may list different properties of the same object. A schema with `oneOf` stays as it
+    is, because each value must be invalid for all alternatives except one. If an alternative
+    allowed fewer values, more values would be invalid for it.
     """
-    return root if _has_combination(root) else _completed(root)
+    schemas = list(_all_schemas(root))
+    if any("oneOf" in schema for schema in schemas):
+        return root
+    completed: dict[str, Any] = _completed(root, is_combined=any(map(_is_combined, schemas)))
+    return completed
 
 
-def _has_combination(root: Json) -> bool:
-    """Whether several schemas apply to the same value."""
+def _all_schemas(root: Json) -> Iterator[dict[str, Any]]:
     waiting = [root]
     while waiting:
         schema = waiting.pop()
-        if not isinstance(schema, dict):
-            continue
-        combining = [keyword for keyword in ("$ref", "anyOf", "oneOf") if keyword in schema]
-        others = schema.keys() - ANNOTATIONS - {*combining, "$defs", "definitions", "type"}
-        if "allOf" in schema or len(combining) > 1 or (combining and others):
-            return True
-        waiting.extend(_inner(schema))
-    return False
+        if isinstance(schema, dict):
+            yield schema
+            waiting.extend(_inner(schema))
+
+
+def _is_combined(schema: dict[str, Any]) -> bool:
+    """Whether the schema applies several schemas to the same value."""
+    combining = [keyword for keyword in ("$ref", "anyOf") if keyword in schema]
+    others = schema.keys() - ANNOTATIONS - {*combining, "$defs", "definitions", "type"}
+    return "allOf" in schema or len(combining) > 1 or bool(combining and others)
 
 
 def _inner(schema: dict[str, Any]) -> Iterator[Json]:
@@ -81,27 +89,40 @@ def _inner(schema: dict[str, Any]) -> Iterator[Json]:
         yield schema.get(keyword)
 
 
-def _completed(schema: Json) -> Any:  # noqa: ANN401 - a schema that is not checked yet
+def _completed(schema: Json, *, is_combined: bool) -> Any:  # noqa: ANN401 - not checked yet
     if not isinstance(schema, dict):
         return schema
-    result = {keyword: _completed_value(keyword, value) for keyword, value in schema.items()}
+    result = {
+        keyword: _completed_value(keyword, value, is_combined=is_combined)
+        for keyword, value in schema.items()
+    }
+    if is_combined:
+        if "properties" in schema and schema.keys().isdisjoint(_TYPE_KEYWORDS):
+            result["type"] = "object"
+        return result
     types = {_TYPE_OF[keyword] for keyword in schema.keys() & _TYPE_OF.keys()}
-    if len(types) == 1 and "type" not in schema and schema.keys().isdisjoint(_COMBINING):
+    if len(types) == 1 and schema.keys().isdisjoint(_TYPE_KEYWORDS | {"anyOf", "if", "not"}):
         result["type"] = types.pop()
-    properties, required = schema.get("properties"), schema.get("required", [])
-    if (
-        isinstance(properties, dict)
-        and isinstance(required, list)
-        and all(isinstance(name, str) and name in properties for name in required)
-        and schema.keys().isdisjoint({"additionalProperties", "minProperties", "patternProperties"})
-    ):
+    if _lists_all_properties(schema):
         result["additionalProperties"] = False
     return result
 
 
-def _completed_value(keyword: str, value: Json) -> Any:  # noqa: ANN401
+def _lists_all_properties(schema: dict[str, Any]) -> bool:
+    """Whether the schema lists properties, and nothing in it refers to other properties."""
+    properties, required = schema.get("properties"), schema.get("required", [])
+    return (
+        isinstance(properties, dict)
+        and isinstance(required, list)
+        and all(isinstance(name, str) and name in properties for name in required)
+        and schema.keys().isdisjoint({"additionalProperties", "minProperties", "patternProperties"})
+    )
+
+
+def _completed_value(keyword: str, value: Json, *, is_combined: bool) -> Any:  # noqa: ANN401
+    complete = partial(_completed, is_combined=is_combined)
     if keyword in _MAPS and isinstance(value, dict):
-        return {name: _completed(inner) for name, inner in value.items()}
+        return {name: complete(inner) for name, inner in value.items()}
     if keyword in _LISTS and isinstance(value, list):
-        return [_completed(inner) for inner in value]
-    return _completed(value) if keyword in _SCHEMAS else value
+        return [complete(inner) for inner in value]
+    return complete(value) if keyword in _SCHEMAS else value

@@ -29,6 +29,7 @@ from tgi.server.generation.parameters import (
     StopStyle,
     TextRequest,
     generate_parameters,
+    reject_constraints,
     reject_unsupported,
 )
 from tgi.server.generation.protocols import ANTHROPIC
@@ -66,6 +67,7 @@ async def _request(
     body: SharedFields, parameters: GenerateParameters, state: ServerState
 ) -> TextRequest:
     reject_unsupported({name: getattr(body, name) for name in UNSUPPORTED_FIELDS})
+    reject_constraints(body.constraints, "output_config.format")
     field, constraint = _format(body)
     if constraint is not None and body.tools:
         raise ToolError(f"`{field}` and `tools` are mutually exclusive")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tgi.server.generation.parameters import F32, I32, U32, U64, ExtensionFields, check_u64
+from tgi.server.generation.parameters import F32, I32, U32, U64, OtherConstraints, check_u64
 
 __all__ = [
     "UNSUPPORTED_FIELDS",
@@ -86,7 +86,7 @@ UNSUPPORTED_FIELDS = ("container", "context_management", "mcp_servers")
 """The fields that are rejected, unless they are null or empty."""
 
 
-class SharedFields(ExtensionFields, frozen=True, kw_only=True):
+class SharedFields(OtherConstraints, frozen=True, kw_only=True):
     """The fields that both routes share."""
 
     messages: list[AnthropicMessage]

@@ -151,6 +151,12 @@ def tool_definition(
             f"`{place}` of the tool `{name}` must have a JSON schema as parameters. Given:"
             f" {_shown(parameters)}"
         )
+    kinds = parameters.get("type", "object")
+    if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+        raise ToolError(
+            f"`{place}` of the tool `{name}` must have the schema of an object as parameters, with"
+            f' `"type": "object"`. Given type: {_shown(kinds)}'
+        )
     return ToolDefinition(name, description, msgspec.json.encode(parameters).decode())
 
 
@@ -168,7 +174,7 @@ def tool_use(
     by_name = {tool.name: tool for tool in tools}
     if len(by_name) < len(tools):
         repeated, _ = Counter(tool.name for tool in tools).most_common(1)[0]
-        raise ToolError(f"each tool must have a different name. Repeated: `{repeated}`")
+        raise ToolError(f"`tools` must have different names. Repeated: `{repeated}`")
     if selection.kind == "named":
         if selection.name not in by_name:
             raise ToolError(f"Tool with name {selection.name[:_MAX_SHOWN]} not found")

@@ -10,7 +10,7 @@ import enum
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import msgspec
 
@@ -31,6 +31,7 @@ __all__ = [
     "GenerateParameters",
     "Grammar",
     "GrammarType",
+    "OtherConstraints",
     "StopStyle",
     "TextRequest",
     "Usize",
@@ -38,6 +39,7 @@ __all__ = [
     "check_sent_ids",
     "check_u64",
     "generate_parameters",
+    "reject_constraints",
     "reject_unsupported",
 ]
 
@@ -156,6 +158,27 @@ class ExtensionFields(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: CacheSalt | None = None
 
 
+class OtherConstraints(ExtensionFields, frozen=True, kw_only=True):
+    """Base class of the bodies of APIs that have another field for a constraint on the output. The
+    fields of this class are rejected, unless they are null: without its constraint, an output would
+    be wrong.
+    """
+
+    grammar: Any = None
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+
+    @property
+    def constraints(self) -> dict[str, object]:
+        """The fields of this class with their values."""
+        names = OtherConstraints.__struct_fields__[len(ExtensionFields.__struct_fields__) :]
+        return {name: getattr(self, name) for name in names}
+
+
 def generate_parameters(
     extensions: ExtensionFields,
     *,
@@ -195,6 +218,15 @@ def reject_unsupported(fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
         if value:
             raise ValidationError(f"`{name}` is not supported by this version: leave it out")
+
+
+def reject_constraints(constraints: Mapping[str, object], instead: str) -> None:
+    """Raise `ValidationError` for the first field that is not null. `instead` is the field that has
+    the same purpose in the API of the client.
+    """
+    for name, value in constraints.items():
+        if value is not None:
+            raise ValidationError(f"`{name}` is not supported by this route: use `{instead}`")
 
 
 class StopStyle(enum.Enum):

@@ -55,8 +55,8 @@ class OrderedReader:
                 return self._union(types, title)
             case inspect.StructType():
                 return self._record(kind)
-            case inspect.ListType(item_type=item):
-                return self._list(item)
+            case inspect.ListType(item_type=item) | inspect.DictType(value_type=item):
+                return self._list(item) if isinstance(kind, inspect.ListType) else self._map(item)
             case inspect.IntType():
                 return self._integer(kind, title)
             case (
@@ -160,6 +160,21 @@ class OrderedReader:
         while scanner.next_item(b"]", "a list", not values):
             self.path = f"{outer}[{len(values)}]"
             values.append(self.read(item))
+            self.path = outer
+        return values
+
+    def _map(self, item: inspect.Type) -> dict[str, object]:
+        scanner, outer = self._scanner, self.path
+        if scanner.peek_value() != b"{":
+            raise self._wrong_type("a map")
+        scanner.skip()
+        values: dict[str, object] = {}
+        is_first = True
+        while scanner.next_item(b"}", "an object", is_first):
+            is_first = False
+            key = scanner.key()
+            self.path = f"{outer}.{key}" if outer else key
+            values[key] = self.read(item)
             self.path = outer
         return values
 

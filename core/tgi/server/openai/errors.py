@@ -28,6 +28,9 @@ _FIELD_STATUSES = (400, 422)  # an error can be about a field of the body
 # Messages about a field contain its name. A rejection of the JSON body begins with its path.
 _NAME = re.compile(r"`([\w.\[\]]+)`")
 _PATH = re.compile(r"Failed to deserialize the JSON body into the target type: ([\w.\[\]]+): ")
+# A message of TGI about a constraint names a keyword of the schema, and not the field.
+_GRAMMAR = "Input validation error: grammar is not "
+_GRAMMAR_FIELD = "response_format"
 
 
 def openai_error_response(report: ErrorReport) -> Response:
@@ -41,13 +44,16 @@ def openai_error_event(error: RequestError) -> str:
 
 
 def _body(report: ErrorReport) -> OpenAIError:
-    found = None
+    field = None
     if report.code is None and report.status in _FIELD_STATUSES:
         found = _PATH.match(report.text) or _NAME.search(report.text)
+        field = found[1] if found else None
+        if report.text.startswith(_GRAMMAR):
+            field = _GRAMMAR_FIELD
     details = OpenAIErrorDetails(
         message=report.text,
         type=_kind(report.status),
-        param=found[1] if found else None,
+        param=field,
         code=report.code,
     )
     return OpenAIError(details, report.error_type)

@@ -25,6 +25,7 @@ from tgi.server.generation.parameters import (
     StopStyle,
     TextRequest,
     generate_parameters,
+    reject_constraints,
     reject_unsupported,
 )
 from tgi.server.generation.protocols import CHAT, COMPLETIONS, ClientProtocol
@@ -207,6 +208,7 @@ def _constrained(request: TextRequest, body: CompletionRequest | ChatRequest) ->
     """Return the request with the constraint of a body. Raises `ValidationError` if the body has
     several constraints or an unknown one.
     """
+    reject_constraints({"grammar": body.grammar}, "response_format")
     response_format = body.response_format
     guided = {name: getattr(body, name) for name in _GUIDED_FIELDS}
     if response_format is None and not any(value is not None for value in guided.values()):

@@ -16,6 +16,7 @@ from tgi.server.generation.parameters import (
     StopStyle,
     TextRequest,
     generate_parameters,
+    reject_constraints,
     reject_unsupported,
 )
 from tgi.server.generation.protocols import RESPONSES
@@ -62,6 +63,7 @@ async def response_request(body: ResponsesRequest, state: ServerState) -> TextRe
             "truncation": body.truncation not in (None, "disabled"),
         }
     )
+    reject_constraints(body.constraints, "text.format")
     parameters = generate_parameters(
         body,
         temperature=body.temperature,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tgi.server.generation.parameters import F32, U32, U64, ExtensionFields, check_u64
+from tgi.server.generation.parameters import F32, U32, U64, OtherConstraints, check_u64
 from tgi.server.openai.schemas import JsonObject, JsonObjectOrText, ResponseFormat
 
 __all__ = [
@@ -66,7 +66,7 @@ class ResponseTextConfig(msgspec.Struct, frozen=True):
     verbosity: str | None = None
 
 
-class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
+class ResponsesRequest(OtherConstraints, frozen=True, kw_only=True):
     """Body of `/v1/responses`."""
 
     input: str | list[InputItem]

@@ -116,6 +116,7 @@ class _SharedFields(ExtensionFields, frozen=True, kw_only=True):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    grammar: Any = None  # the field of TGI's own API; rejected, unless null
 
 
 class CompletionRequest(_SharedFields, frozen=True, kw_only=True):

@@ -264,3 +264,63 @@ async def test_rejections_are_counted(make_client):
             await client.post(COMPLETIONS, json=body)
         metrics = (await client.get("/metrics")).text
     assert "\ntgi_grammar_rejection 2\n" in metrics
+
+
+CONSTRAINTS = {
+    "grammar": {"type": "regex", "value": "[ab]"},
+    "response_format": {"type": "json_object"},
+    "structured_outputs": {"regex": "[ab]"},
+    "guided_json": SCHEMA,
+    "guided_regex": "[ab]",
+    "guided_choice": ["a", "b"],
+    "guided_grammar": 'start: "a"',
+}
+INSTEAD = {
+    COMPLETIONS: "response_format",
+    CHAT: "response_format",
+    RESPONSES: "text.format",
+    MESSAGES: "output_config.format",
+}
+
+
+@pytest.mark.parametrize("field", CONSTRAINTS)
+@pytest.mark.parametrize("path", INSTEAD)
+async def test_no_field_with_a_constraint_is_ignored(make_client, path, field):
+    response, requests = await post(make_client, path, {field: CONSTRAINTS[field]})
+    if response.status_code == 200:
+        assert requests
+        assert all(request.guidance is not None for request in requests)
+    else:
+        assert response.status_code == (400 if path == MESSAGES else 422)
+        message = f"`{field}` is not supported by this route: use `{INSTEAD[path]}`"
+        assert message_of(response) == f"Input validation error: {message}"
+    response, _ = await post(make_client, path, {field: None})
+    assert response.status_code == 200
+
+
+F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+INVALID_SCHEMAS = [
+    *({"properties": {"a": {"enum": []}}}, {"not": {}}, {"type": "x"}),
+    {"properties": {"a": {"$ref": "http://x"}}},
+]
+INVALID_FIELDS = [
+    *({"guided_json": schema} for schema in INVALID_SCHEMAS),
+    *({"response_format": {"type": "json", "value": schema}} for schema in INVALID_SCHEMAS),
+    *({"structured_outputs": {"json": schema}} for schema in INVALID_SCHEMAS),
+    {"guided_regex": "(?=`messages`)"},
+    {"guided_choice": [""]},
+    {"guided_grammar": "start: x"},
+    {"chat_template_kwargs": []},
+    {"chat_template_kwargs": {"messages": []}},
+    {"tools": [F, F]},
+    {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+    {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+]
+
+
+@pytest.mark.parametrize("fields", INVALID_FIELDS)
+async def test_the_error_names_the_invalid_field(make_client, fields):
+    response, _ = await post(make_client, CHAT, fields)
+    assert response.status_code == 422
+    [field] = fields
+    assert response.json()["error"]["param"].startswith(field), response.text

@@ -143,6 +143,28 @@ def test_an_error_in_a_field_of_several_types_lists_them(record, body, text):
     assert caught.value.text.startswith(f"{SHAPE}{text} at line 1")
 
 
+SMALLEST = {
+    ChatRequest: {"messages": []},
+    CompletionRequest: {"prompt": ""},
+    GenerateRequest: {"inputs": ""},
+    MessagesRequest: {"messages": [], "max_tokens": 1},
+    ResponsesRequest: {"input": ""},
+}
+FIELDS = [(record, name) for record in SMALLEST for name in record.__struct_fields__]
+VALUES = [None, True, -1, 2**65, 0.5, "x", [], [1], [None], [{}], {}, {"a": 1}, {"a": None}]
+
+
+@pytest.mark.parametrize(("record", "name"), FIELDS)
+def test_every_error_has_a_path_and_a_position(record, name):
+    """The messages of msgspec have neither and contain names of Python's types."""
+    for value in VALUES:
+        try:
+            read_json(json.dumps(SMALLEST[record] | {name: value}).encode(), record)
+        except RejectionError as error:
+            assert error.text.startswith(f"{SHAPE}{name}"), value
+            assert " at line 1 column " in error.text, value
+
+
 def test_a_seed_above_64_bits_is_rejected_and_the_maximum_is_accepted():
     body = '{{"inputs":"a","parameters":{{"seed":{}}}}}'
     assert read_json(body.format(2**64 - 1).encode(), GenerateRequest).parameters.seed == 2**64 - 1

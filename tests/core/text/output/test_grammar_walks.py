@@ -71,3 +71,50 @@ def test_random_outputs_of_required_calls_are_calls(name, is_special):
             jsonschema.validate(json.loads(arguments), SCHEMAS[tool])
             found.add(tool)
     assert found == set(SCHEMAS)
+
+
+# A format that adds a member to the arguments would change the meaning of these schemas.
+COUNT = {"type": "integer", "minimum": 0, "maximum": 9}
+CLOSED = {
+    "type": "object",
+    "properties": {"n": COUNT},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+OTHER_SCHEMAS = {
+    "reference": {"$ref": "#/$defs/A", "$defs": {"A": CLOSED}},
+    "recursion": {
+        **CLOSED,
+        "properties": {"n": COUNT, "next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}},
+    },
+    "all": {"allOf": [CLOSED]},
+    "any": {"anyOf": [CLOSED, {**CLOSED, "properties": {"n": {"const": "x"}}}]},
+    "largest": {"type": "object", "properties": {}, "maxProperties": 1},
+    "smallest": {**CLOSED, "required": [], "minProperties": 1},
+    "names": {
+        "type": "object",
+        "patternProperties": {"^[a_]": COUNT},
+        "additionalProperties": False,
+        "maxProperties": 2,
+    },
+    "name": {**CLOSED, "properties": {"n": COUNT, "_name": COUNT}, "required": ["n", "_name"]},
+    "const": {"const": {"n": 3}},
+    "enum": {"enum": [{"n": 3}, {"_name": "x"}]},
+}
+
+
+@pytest.mark.parametrize("choice", ToolChoice)
+@pytest.mark.parametrize("kind", OTHER_SCHEMAS)
+def test_required_calls_follow_schemas_that_allow_no_other_member(kind, choice):
+    tools = (ToolDefinition("f", None, json.dumps(OTHER_SCHEMAS[kind])),)
+    walk = Walk("tgi", choice, tools=tools)
+    style = OutputFormats(walk.format).for_request(tools, "")
+    rng, calls = random.Random(kind), []
+    for _ in range(NUM_WALKS):
+        output = random_output(walk, rng)
+        calls += [] if output is None else items_of(parts_of(style, [output]))
+    if choice is ToolChoice.REQUIRED:
+        assert {item[0] for item in calls} == {"call"}
+    for item in calls:
+        if item[0] == "call":
+            jsonschema.validate(json.loads(item[2]), OTHER_SCHEMAS[kind])

@@ -127,6 +127,7 @@ ODD_SCHEMAS = [
     '{"properties": {"a": {}}}',
     '{"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "null"}}}',
     '{"type": "object", "required": ["a"]}',
+    '{"type": ["object", "array", "null"]}',
     '{"anyOf": [{"type": "object", "properties": {"a": {"type": "null"}}}]}',
 ]
 
@@ -135,7 +136,8 @@ ODD_SCHEMAS = [
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_arguments_are_an_object_for_every_schema(name, schema):
     walk = Walk(name, ToolChoice.REQUIRED, tools=(ToolDefinition("now", None, schema),))
-    write, _ = FORMATS[name]
+    # In TGI's format, the arguments are a member of their own if the schema has `anyOf`.
+    write = llama if name == "tgi" and "anyOf" in schema else FORMATS[name][0]
     assert walk.allows(write('{"a": null}', "now"))
     if name != "glm45":
         assert not walk.allows(write("[]", "now"))

@@ -57,8 +57,8 @@ def tool_schema(tool: ToolDefinition) -> str:
     schema: Any = msgspec.json.decode(tool.parameters)
     if schema is True:
         schema = {}
-    if isinstance(schema, dict) and "type" not in schema:
-        schema = {"type": "object", **schema}
+    if isinstance(schema, dict) and not isinstance(schema.get("type"), str):
+        schema = {**schema, "type": "object"}
     return msgspec.json.encode(schema).decode()
 
 

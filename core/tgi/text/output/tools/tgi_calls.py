@@ -2,7 +2,8 @@
 used for models whose chat template shows no other format. The demo model was trained on it.
 
 TGI's prompt describes another format: `{"name": …, "parameters": {…}}`. Unless a call is required,
-models use that format too.
+models use that format too. It is also the format of a required call if the member `_name` would
+change the meaning of the schema of the arguments.
 """
 
 from __future__ import annotations
@@ -31,9 +32,22 @@ __all__ = ["NO_TOOL", "TgiFormat"]
 NO_TOOL = "no_tool"
 """The name of the function that a model calls if no tool is suitable. TGI defines this name."""
 
-_APPLICATORS = ("$ref", "allOf", "anyOf", "oneOf")
-_DEFINITIONS = ("$defs", "definitions")
 _FUNCTION, _NAME = "function", "_name"
+# Keywords of a schema that apply to the member `_name` too.
+_COMMON_KEYWORDS = frozenset(
+    {
+        "$ref",
+        "allOf",
+        "anyOf",
+        "const",
+        "enum",
+        "maxProperties",
+        "minProperties",
+        "oneOf",
+        "patternProperties",
+    }
+)
+_ROOT_REFERENCE = '"$ref":"#"'
 
 
 @final
@@ -60,17 +74,26 @@ class TgiFormat:
     ) -> Constraint:
         """See `ToolFormat`. The format contains one call at most."""
         del is_parallel
-        schemas = [_named_schema(tool) for tool in tools]
-        if choice is ToolChoice.AUTO:
-            schemas.append(_named_schema(ToolDefinition(NO_TOOL)))
-        names = " | ".join(f"function_{index}" for index in range(len(schemas)))
+        has_other_text = choice is ToolChoice.AUTO
+        named = [(tool, _named_schema(tool)) for tool in tools]
+        schemas = [schema for _, schema in named if schema is not None]
+        flat_tools = [tool for tool, schema in named if has_other_text or schema is None]
+        if has_other_text:
+            schemas += filter(None, [_named_schema(ToolDefinition(NO_TOOL))])
         rules = [f"function_{index}: %json {schema}" for index, schema in enumerate(schemas)]
-        calls = f'"{{\\"{_FUNCTION}\\": " ({names}) "}}"'
-        begin = rf'\{{\s*"{_FUNCTION}"'
-        if choice is ToolChoice.AUTO:
-            rules.append(call_rules(tools, lambda name: (f'{{"name": {name}, "parameters": ', "}")))
-            calls, begin = f"{calls} | call", f"{begin}|{named_begin(tools)}"
-        return calls_or_other_text(calls, "\n".join(rules), choice, begin)
+        alternatives, begin = [], rf'\{{\s*"{_FUNCTION}"'
+        if schemas:
+            names = " | ".join(f"function_{index}" for index in range(len(schemas)))
+            alternatives.append(f'"{{\\"{_FUNCTION}\\": " ({names}) "}}"')
+        if flat_tools:
+            rules.append(call_rules(flat_tools, _around))
+            alternatives.append("call")
+            begin = f"{begin}|{named_begin(flat_tools)}"
+        return calls_or_other_text(" | ".join(alternatives), "\n".join(rules), choice, begin)
+
+
+def _around(name: str) -> tuple[str, str]:
+    return f'{{"name": {name}, "parameters": ', "}"
 
 
 def _read(reader: TextReader, writer: PartWriter) -> Parsing[bool]:
@@ -103,16 +126,19 @@ def _first_key(reader: TextReader, key: str) -> Parsing[bool]:
     return True
 
 
-def _named_schema(tool: ToolDefinition) -> str:
-    """The schema of the arguments with the name of the tool as the first member."""
-    schema: Any = msgspec.json.decode(tool_schema(tool))
-    schema = schema if isinstance(schema, dict) else {"type": "object"}
-    named: Any = {"properties": {_NAME: {"const": tool.name}}, "required": [_NAME]}
-    if any(keyword in schema for keyword in _APPLICATORS):
-        # The first schema determines the order of the members.
-        definitions = {name: schema.pop(name) for name in _DEFINITIONS if name in schema}
-        whole = {**definitions, "type": "object", "allOf": [named, schema]}
-    else:
-        named["properties"] |= schema.get("properties", {})
-        whole = {**schema, **named, "required": [_NAME, *schema.get("required", ())]}
-    return msgspec.json.encode(whole).decode()
+def _named_schema(tool: ToolDefinition) -> str | None:
+    """The schema of the arguments with the name of the tool as the first member. None if this
+    member would change the meaning of the schema.
+    """
+    text = tool_schema(tool)
+    schema: Any = msgspec.json.decode(text)
+    if not isinstance(schema, dict) or schema.keys() & _COMMON_KEYWORDS or _ROOT_REFERENCE in text:
+        return None
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list) or _NAME in properties:
+        return None
+    named = {
+        "properties": {_NAME: {"const": tool.name}, **properties},
+        "required": [_NAME, *required],
+    }
+    return msgspec.json.encode({**schema, **named}).decode()
