@@ -24,6 +24,7 @@ from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.otlp import OtlpExporter
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
+from tgi.text.grammar_vocabulary import PreparedVocabulary
 from tgi.text.output import OutputFormats
 
 __all__ = ["Frontend"]
@@ -43,6 +44,7 @@ class Frontend:
     chat_template: ChatTemplateRenderer | None
     output_formats: OutputFormats
     exporter: SpanExporter | None
+    vocabulary: PreparedVocabulary | None  # for grammars
 
     @classmethod
     async def prepare(
@@ -52,14 +54,21 @@ class Frontend:
         model: Model,
         parts: AsyncExitStack,
     ) -> Frontend:
-        """Read the tokenizer and the chat template, and start the template process and the trace
-        exporter. Callbacks that stop the template process and the exporter are added to `parts`.
+        """Read the tokenizer, its vocabulary for grammars and the chat template, and start the
+        template process and the trace exporter. Callbacks that stop the template process and the
+        exporter are added to `parts`.
         """
         tokenizer, chat_template = await asyncio.to_thread(read_texts, options, model)
         output_formats = _output_formats(options, tokenizer, chat_template)
         renderer = await _start_chat_template(chat_template, parts)
         exporter = _start_traces(options, parts)
-        return cls(options, environment, model, tokenizer, renderer, output_formats, exporter)
+        vocabulary = None
+        if not options.disable_grammar_support:
+            size = model.spec.vocab_size
+            vocabulary = await asyncio.to_thread(_read_vocabulary, tokenizer, size)
+        return cls(
+            options, environment, model, tokenizer, renderer, output_formats, exporter, vocabulary
+        )
 
     def application(
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
@@ -78,6 +87,9 @@ class Frontend:
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
         pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
         parts.callback(pool.close)
+        vocabulary = self._usable_vocabulary(agreement)
+        if vocabulary is not None:
+            engine.set_vocabulary(vocabulary.data)
         return create_app(
             ServerState(
                 config,
@@ -87,8 +99,27 @@ class Frontend:
                 metrics,
                 self.exporter,
                 self.output_formats,
+                vocabulary,
             )
         )
+
+    def _usable_vocabulary(self, agreement: Agreement) -> PreparedVocabulary | None:
+        """The vocabulary, if the worker applies masks that have its width."""
+        has_masks = agreement.has("mask") or agreement.has("late_mask")
+        found = self.vocabulary
+        if found is None or not has_masks or found.data.vocab_size != agreement.vocab_size:
+            return None
+        return found
+
+
+def _read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabulary | None:
+    """Read the vocabulary for grammars, before a stream of another request could be delayed by it.
+    If the tokenizer does not allow grammars, the first guided request reports the error.
+    """
+    try:
+        return PreparedVocabulary.of(tokenizer, vocab_size)
+    except Exception:  # the boundary of a thread: any error leaves a server without grammars
+        return None
 
 
 def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:

@@ -72,7 +72,7 @@ class EngineClient:
         self._checks: dict[int, asyncio.Future[HealthReport]] = {}
         self._check_ids = itertools.count(WATCHDOG_CHECK + 1)
         self._control = ControlClient(self._log)
-        self._vocabulary: VocabularyData | None = None  # None = no sequence has had guidance
+        self._vocabulary: VocabularyData | None = None  # None = it was not set
         self._stats_listeners: list[Callable[[EngineStats], None]] = []
         self._isolation = CrashIsolation()
         self._end: RequestError | None = None  # the error of all requests, because the server ends

@@ -81,16 +81,19 @@ class Matcher:
     @property
     def is_constrained(self) -> bool:
         """Whether the next token needs a mask."""
-        return self._parser is not None or self._phase in {Phase.INSIDE, Phase.AFTER}
+        phase = self._phase
+        return self._parser is not None or phase is Phase.INSIDE or phase is Phase.AFTER
 
     @property
     def is_finished(self) -> bool:
         """Whether the grammar is complete and only EOS can follow."""
         if self._has_ended:
             return True
-        if self._parser is None or self._phase not in {Phase.AFTER, Phase.TEXT}:
+        if self._parser is None or not self._parser.is_stopped():
             return False
-        return self._parser.is_stopped() and self._parser.is_accepting()
+        phase = self._phase
+        is_text = phase is Phase.AFTER or phase is Phase.TEXT
+        return is_text and self._parser.is_accepting()
 
     @property
     def has_exhausted_lexer(self) -> bool:

@@ -17,6 +17,7 @@ from tgi.text.output.formats import OutputFormats
 
 if TYPE_CHECKING:
     from tgi.grammar.vocabulary import VocabularyData
+    from tgi.text.grammar_vocabulary import PreparedVocabulary
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -108,3 +109,5 @@ class ServerState:
     span_exporter: SpanExporter | None = None  # None disables traces
     # The formats of reasoning and tool calls in the output of the model.
     output_formats: OutputFormats = field(default_factory=OutputFormats)
+    # If this is None, the vocabulary for grammars is read at the first guided request.
+    vocabulary: PreparedVocabulary | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, final
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary import Vocabulary, VocabularyData
 from tgi.text.tokenizer import Tokenizer
 
-__all__ = ["read_vocabulary"]
+__all__ = ["PreparedVocabulary", "read_vocabulary"]
 
 _PROBES: Final = (
     '{"name": "value", "list": [1, -2.5e+10, true, false, null]}',
@@ -18,6 +19,24 @@ _PROBES: Final = (
 )
 _NUM_CHECKED: Final = 4096  # tokens that are decoded in one call
 _MAX_DIFFERENT: Final = 0.01  # share of tokens whose text is not the text of their bytes
+
+
+@final
+@dataclass(frozen=True)
+class PreparedVocabulary:
+    """The vocabulary as data for the engine, and as an object for the checks of grammars."""
+
+    data: VocabularyData
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabulary:
+        """Read the vocabulary of a tokenizer. Takes up to a few seconds, and llguidance does not
+        release the GIL for a part of this time: 100 ms for 50,000 tokens. Raises the errors of
+        `read_vocabulary`.
+        """
+        data = read_vocabulary(tokenizer, vocab_size)
+        return cls(data, Vocabulary(data))
 
 
 def read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> VocabularyData:

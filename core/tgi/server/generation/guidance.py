@@ -12,12 +12,12 @@ from typing import final
 from tgi.errors import ValidationError
 from tgi.grammar.compile import check_grammar, compile_constraint
 from tgi.grammar.constraint import Constraint, GrammarError
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary import Vocabulary
 from tgi.server.generation.constraints import check_schema, tgi_constraint
 from tgi.server.generation.parameters import Grammar, TextRequest
 from tgi.server.state import Engine
 from tgi.text import Tokenizer
-from tgi.text.grammar_vocabulary import read_vocabulary
+from tgi.text.grammar_vocabulary import PreparedVocabulary
 from tgi.types import Guidance, ReasoningLimits
 
 __all__ = ["CompiledGrammars", "GrammarSteps", "GuidanceCompiler"]
@@ -45,14 +45,11 @@ class GrammarSteps:
         check_grammar(grammar, vocabulary)
         return grammar
 
-    def read_vocabulary(
-        self, tokenizer: Tokenizer, vocab_size: int
-    ) -> tuple[VocabularyData, Vocabulary]:
-        """Read the vocabulary of a tokenizer, as data for the engine and as an object for checks.
-        Raises `GrammarError` if the tokenizer does not allow guidance.
+    def read_vocabulary(self, tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabulary:
+        """Read the vocabulary of a tokenizer. Raises `GrammarError` if the tokenizer does not allow
+        guidance.
         """
-        data = read_vocabulary(tokenizer, vocab_size)
-        return data, Vocabulary(data)
+        return PreparedVocabulary.of(tokenizer, vocab_size)
 
 
 @final
@@ -62,11 +59,17 @@ class GuidanceCompiler:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, steps: GrammarSteps | None = None
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        steps: GrammarSteps | None = None,
+        prepared: PreparedVocabulary | None = None,
     ) -> None:
+        """If `prepared` is None, the first guided request reads the vocabulary."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._steps = steps or GrammarSteps()
+        self._prepared = prepared
         self._grammars = CompiledGrammars()
         self._pending: dict[bytes, asyncio.Task[str]] = {}
         self._threads = asyncio.Semaphore(_NUM_THREADS)
@@ -147,17 +150,18 @@ class GuidanceCompiler:
             if self._vocabulary_error is not None:
                 raise GrammarError(self._vocabulary_error)
             if self._vocabulary is None:
-                vocab_size = self._engine.agreement.vocab_size
-                try:
-                    data, vocabulary = await asyncio.to_thread(
-                        self._steps.read_vocabulary, self._tokenizer, vocab_size
-                    )
-                except GrammarError as error:
-                    self._vocabulary_error = str(error)
-                    raise
-                self._engine.set_vocabulary(data)
-                self._vocabulary = vocabulary
+                prepared = self._prepared or await self._read_vocabulary()
+                self._engine.set_vocabulary(prepared.data)
+                self._vocabulary = prepared.vocabulary
             return self._vocabulary
+
+    async def _read_vocabulary(self) -> PreparedVocabulary:
+        vocab_size = self._engine.agreement.vocab_size
+        try:
+            return await asyncio.to_thread(self._steps.read_vocabulary, self._tokenizer, vocab_size)
+        except GrammarError as error:
+            self._vocabulary_error = str(error)
+            raise
 
 
 @final

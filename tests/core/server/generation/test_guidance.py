@@ -16,6 +16,7 @@ from tgi.server.generation.parameters import (
     StopStyle,
     TextRequest,
 )
+from tgi.text.grammar_vocabulary import PreparedVocabulary
 from tgi.text.output import OutputStyle, ReasoningFormat
 from tgi.types import Guidance, ReasoningLimits
 
@@ -51,14 +52,14 @@ class CountedSteps:
         self.num_vocabularies += 1
         if self.reason is not None:
             raise GrammarError(self.reason)
-        return "data", "vocabulary"
+        return PreparedVocabulary("data", "vocabulary")
 
 
 @pytest.fixture
 def make_compiler(tokenizer):
-    def make(**fields):
+    def make(prepared=None, **fields):
         engine, steps = FakeEngine(), CountedSteps(**fields)
-        return GuidanceCompiler(engine, tokenizer, steps), engine, steps
+        return GuidanceCompiler(engine, tokenizer, steps, prepared), engine, steps
 
     return make
 
@@ -75,6 +76,12 @@ async def test_a_repeated_constraint_is_compiled_once(make_compiler):
     assert steps.compiled == [REGEX]
     assert (steps.num_vocabularies, engine.vocabularies) == (1, ["data"])
     assert threading.main_thread() not in steps.threads
+
+
+async def test_a_prepared_vocabulary_is_not_read_again(make_compiler):
+    compiler, engine, steps = make_compiler(PreparedVocabulary("data", "vocabulary"))
+    assert await compiler.guidance(request()) == Guidance("grammar of a+")
+    assert (steps.num_vocabularies, engine.vocabularies) == (0, ["data"])
 
 
 async def test_concurrent_requests_share_a_compilation(make_compiler):
