@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import final
 
@@ -16,6 +16,7 @@ from tgi.backend import Agreement
 from tgi.config import Environment, ServeOptions, num_shard_of
 from tgi.engine.client import EngineClient
 from tgi.errors import ConfigError, ModelError
+from tgi.grammar.constraint import GrammarError
 from tgi.models import Model, read_texts
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
@@ -24,12 +25,13 @@ from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.otlp import OtlpExporter
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
-from tgi.text.grammar_vocabulary import PreparedVocabulary
+from tgi.text.grammar_vocabulary import VocabularyReader
 from tgi.text.output import OutputFormats
 
 __all__ = ["Frontend"]
 
 _logger = logging.getLogger("tgi")
+_IDLE_SECONDS = 1.0  # time between two tests whether a request runs
 
 
 @final
@@ -44,7 +46,6 @@ class Frontend:
     chat_template: ChatTemplateRenderer | None
     output_formats: OutputFormats
     exporter: SpanExporter | None
-    vocabulary: PreparedVocabulary | None  # for grammars
 
     @classmethod
     async def prepare(
@@ -54,21 +55,14 @@ class Frontend:
         model: Model,
         parts: AsyncExitStack,
     ) -> Frontend:
-        """Read the tokenizer, its vocabulary for grammars and the chat template, and start the
-        template process and the trace exporter. Callbacks that stop the template process and the
-        exporter are added to `parts`.
+        """Read the tokenizer and the chat template, and start the template process and the trace
+        exporter. Callbacks that stop the template process and the exporter are added to `parts`.
         """
         tokenizer, chat_template = await asyncio.to_thread(read_texts, options, model)
         output_formats = _output_formats(options, tokenizer, chat_template)
         renderer = await _start_chat_template(chat_template, parts)
         exporter = _start_traces(options, parts)
-        vocabulary = None
-        if not options.disable_grammar_support:
-            size = model.spec.vocab_size
-            vocabulary = await asyncio.to_thread(_read_vocabulary, tokenizer, size)
-        return cls(
-            options, environment, model, tokenizer, renderer, output_formats, exporter, vocabulary
-        )
+        return cls(options, environment, model, tokenizer, renderer, output_formats, exporter)
 
     def application(
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
@@ -87,9 +81,9 @@ class Frontend:
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
         pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
         parts.callback(pool.close)
-        vocabulary = self._usable_vocabulary(agreement)
-        if vocabulary is not None:
-            engine.set_vocabulary(vocabulary.data)
+        vocabulary = VocabularyReader(self.tokenizer, agreement.vocab_size)
+        if _may_have_grammars(self.options, agreement):
+            parts.callback(asyncio.create_task(_read_when_idle(vocabulary, engine)).cancel)
         return create_app(
             ServerState(
                 config,
@@ -97,29 +91,28 @@ class Frontend:
                 pool,
                 self.chat_template,
                 metrics,
+                vocabulary,
                 self.exporter,
                 self.output_formats,
-                vocabulary,
             )
         )
 
-    def _usable_vocabulary(self, agreement: Agreement) -> PreparedVocabulary | None:
-        """The vocabulary, if the worker applies masks that have its width."""
-        has_masks = agreement.has("mask") or agreement.has("late_mask")
-        found = self.vocabulary
-        if found is None or not has_masks or found.data.vocab_size != agreement.vocab_size:
-            return None
-        return found
+
+def _may_have_grammars(options: ServeOptions, agreement: Agreement) -> bool:
+    has_masks = agreement.has("mask") or agreement.has("late_mask")
+    return has_masks and not options.disable_grammar_support
 
 
-def _read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabulary | None:
-    """Read the vocabulary for grammars, before a stream of another request could be delayed by it.
-    If the tokenizer does not allow grammars, the first guided request reports the error.
+async def _read_when_idle(vocabulary: VocabularyReader, engine: EngineClient) -> None:
+    """Read the vocabulary for grammars while no request runs, because a part of this work delays
+    all streams. If a guided request arrives earlier, this request reads the vocabulary.
     """
-    try:
-        return PreparedVocabulary.of(tokenizer, vocab_size)
-    except Exception:  # the boundary of a thread: any error leaves a server without grammars
-        return None
+    while True:
+        await asyncio.sleep(_IDLE_SECONDS)
+        if not engine.num_unfinished:
+            break
+    with suppress(GrammarError):  # the first guided request reports the error
+        engine.set_vocabulary((await asyncio.to_thread(vocabulary.get)).data)
 
 
 def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:

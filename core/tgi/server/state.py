@@ -17,7 +17,7 @@ from tgi.text.output.formats import OutputFormats
 
 if TYPE_CHECKING:
     from tgi.grammar.vocabulary import VocabularyData
-    from tgi.text.grammar_vocabulary import PreparedVocabulary
+    from tgi.text.grammar_vocabulary import VocabularyReader
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -106,8 +106,7 @@ class ServerState:
     tokenizer: TokenizerPool
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
+    vocabulary: VocabularyReader  # for grammars
     span_exporter: SpanExporter | None = None  # None disables traces
     # The formats of reasoning and tool calls in the output of the model.
     output_formats: OutputFormats = field(default_factory=OutputFormats)
-    # If this is None, the vocabulary for grammars is read at the first guided request.
-    vocabulary: PreparedVocabulary | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final, final
 
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.vocabulary import Vocabulary, VocabularyData
 from tgi.text.tokenizer import Tokenizer
 
-__all__ = ["PreparedVocabulary", "read_vocabulary"]
+__all__ = ["PreparedVocabulary", "VocabularyReader", "read_vocabulary"]
 
 _PROBES: Final = (
     '{"name": "value", "list": [1, -2.5e+10, true, false, null]}',
@@ -29,14 +30,34 @@ class PreparedVocabulary:
     data: VocabularyData
     vocabulary: Vocabulary
 
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabulary:
-        """Read the vocabulary of a tokenizer. Takes up to a few seconds, and llguidance does not
-        release the GIL for a part of this time: 100 ms for 50,000 tokens. Raises the errors of
+
+@final
+class VocabularyReader:
+    """Reads the vocabulary of a tokenizer when it is first needed. It can be used from several
+    threads.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._lock = Lock()
+        self._prepared: PreparedVocabulary | GrammarError | None = None
+
+    def get(self) -> PreparedVocabulary:
+        """The vocabulary. The first call takes up to a few seconds, and llguidance does not release
+        the GIL for a part of this time: 100 ms for 50,000 tokens. Raises `GrammarError` as
         `read_vocabulary`.
         """
-        data = read_vocabulary(tokenizer, vocab_size)
-        return cls(data, Vocabulary(data))
+        with self._lock:
+            if self._prepared is None:
+                try:
+                    data = read_vocabulary(self._tokenizer, self._vocab_size)
+                    self._prepared = PreparedVocabulary(data, Vocabulary(data))
+                except GrammarError as error:
+                    self._prepared = error
+        if isinstance(self._prepared, GrammarError):
+            raise GrammarError(str(self._prepared))
+        return self._prepared
 
 
 def read_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> VocabularyData:

@@ -1,7 +1,8 @@
-"""The vocabulary for grammars is read before the server accepts requests, because a part of this
-work delays all streams.
+"""The vocabulary for grammars is read while no request runs, because a part of this work delays all
+streams.
 """
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -14,48 +15,56 @@ from tgi.demo import demo_model_path
 from tgi.models import Model, ModelSource
 from tgi.plugins import Candidate
 
+SECONDS = 30.0
+IDLE_SECONDS = 1.0
+
 
 @pytest.fixture
-def prepare():
-    """A function that starts a front end for the demo model. Returns the front end and its
-    engine.
-    """
+async def start():
+    """A function that starts a front end for the demo model, and returns its engine."""
+    async with AsyncExitStack() as parts:
 
-    async def start(features, options=None, num_extra=0):
-        folder = demo_model_path(lambda _: None)
-        spec = load_spec(folder)
-        model = Model(ModelSource("demo", folder), spec, folder)
-        engine = FakeEngine(features=features, vocab_size=spec.vocab_size + num_extra)
-        async with AsyncExitStack() as parts:
+        async def start(features, options=None, num_unfinished=0):
+            folder = demo_model_path(lambda _: None)
+            spec = load_spec(folder)
+            model = Model(ModelSource("demo", folder), spec, folder)
+            engine = FakeEngine(features=features, vocab_size=spec.vocab_size)
+            engine.num_unfinished = num_unfinished
             frontend = await Frontend.prepare(
                 options or ServeOptions(), Environment(), model, parts
             )
             candidate = Candidate("null", "tgi", "1")
             frontend.application(candidate, engine.agreement, engine, parts)
-        return frontend, engine
+            return engine
 
-    return start
+        yield start
+
+
+async def wait_for_vocabulary(engine):
+    async with asyncio.timeout(SECONDS):
+        while not engine.vocabularies:
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("feature", ["mask", "late_mask"])
-async def test_the_engine_gets_the_vocabulary_at_startup(prepare, feature):
-    frontend, engine = await prepare(("logprobs", feature))
-    assert engine.vocabularies == [frontend.vocabulary.data]
-    assert frontend.vocabulary.data.vocab_size == engine.agreement.vocab_size
-
-
-async def test_no_vocabulary_without_grammar_support(prepare):
-    options = ServeOptions(disable_grammar_support=True)
-    frontend, engine = await prepare(("logprobs", "mask"), options)
-    assert frontend.vocabulary is None
+async def test_the_engine_gets_the_vocabulary_when_it_is_idle(start, feature):
+    engine = await start(("logprobs", feature), num_unfinished=1)
     assert engine.vocabularies == []
+    await asyncio.sleep(2 * IDLE_SECONDS)
+    assert engine.vocabularies == [], "the vocabulary was read while a request was running"
+    engine.num_unfinished = 0
+    await wait_for_vocabulary(engine)
+    assert [data.vocab_size for data in engine.vocabularies] == [engine.agreement.vocab_size]
 
 
-async def test_no_vocabulary_for_a_worker_without_masks(prepare):
-    _, engine = await prepare(("logprobs",))
-    assert engine.vocabularies == []
-
-
-async def test_no_vocabulary_of_another_width(prepare):
-    _, engine = await prepare(("logprobs", "mask"), num_extra=64)
+@pytest.mark.parametrize(
+    ("features", "options"),
+    [
+        (("logprobs", "mask"), ServeOptions(disable_grammar_support=True)),
+        (("logprobs",), ServeOptions()),
+    ],
+)
+async def test_no_vocabulary_is_read_without_grammars(start, features, options):
+    engine = await start(features, options)
+    await asyncio.sleep(2 * IDLE_SECONDS)
     assert engine.vocabularies == []

@@ -9,7 +9,7 @@ import tokenizers
 import tgi.demo
 from tests.core.text import tokenizer_parts
 from tgi.grammar.constraint import GrammarError
-from tgi.text.grammar_vocabulary import read_vocabulary
+from tgi.text.grammar_vocabulary import VocabularyReader, read_vocabulary
 from tgi.text.tokenizer import Tokenizer
 
 TEXT = 'A {"text": [1, 2]} with é, 東京 and 🙂.\n\tEnd'
@@ -75,3 +75,20 @@ def test_token_with_another_text_is_never_allowed(tmp_path):
     tokenizer = loaded(backend, tmp_path, unk_token="<unk>")
     data = read_vocabulary(tokenizer, tokenizer.vocab_size)
     assert data.tokens[backend.token_to_id("~▁~")] == b""
+
+
+def test_a_reader_reads_once():
+    tokenizer = Tokenizer.load(Path(tgi.demo.__file__).parent / "model")
+    reader = VocabularyReader(tokenizer, 2048)
+    assert reader.get() is reader.get()
+    assert reader.get().data.vocab_size == reader.get().vocabulary.tokenizer.vocab_size == 2048
+
+
+def test_a_reader_raises_its_error_again(tmp_path):
+    backend = tokenizer_parts.byte_level(
+        tokenizer_parts.byte_level_words(), [], normalizer=tokenizers.normalizers.Lowercase()
+    )
+    reader = VocabularyReader(loaded(backend, tmp_path), 300)
+    for _ in range(2):
+        with pytest.raises(GrammarError, match="the tokenizer changes texts"):
+            reader.get()

@@ -12,6 +12,7 @@ from tgi.server.app import create_app
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Metrics
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
+from tgi.text.grammar_vocabulary import VocabularyReader
 from tgi.text.output.formats import OutputFormats
 
 CONFIG = ServerConfig(
@@ -57,12 +58,14 @@ def make_state(tokenizer, chat_template):
     ):
         pools.append(TokenizerPool(tokenizer, 1))
         config = dataclasses.replace(CONFIG, **changes)
+        engine = engine or FakeEngine()
         return ServerState(
             config,
-            engine or FakeEngine(),
+            engine,
             pools[-1],
             chat_template,
             Metrics(config.max_input_tokens, config.max_total_tokens),
+            VocabularyReader(tokenizer, engine.agreement.vocab_size),
             output_formats=output_formats,
         )
 

@@ -16,8 +16,7 @@ from tgi.grammar.vocabulary import Vocabulary
 from tgi.server.generation.constraints import check_schema, tgi_constraint
 from tgi.server.generation.parameters import Grammar, TextRequest
 from tgi.server.state import Engine
-from tgi.text import Tokenizer
-from tgi.text.grammar_vocabulary import PreparedVocabulary
+from tgi.text.grammar_vocabulary import VocabularyReader
 from tgi.types import Guidance, ReasoningLimits
 
 __all__ = ["CompiledGrammars", "GrammarSteps", "GuidanceCompiler"]
@@ -45,12 +44,6 @@ class GrammarSteps:
         check_grammar(grammar, vocabulary)
         return grammar
 
-    def read_vocabulary(self, tokenizer: Tokenizer, vocab_size: int) -> PreparedVocabulary:
-        """Read the vocabulary of a tokenizer. Raises `GrammarError` if the tokenizer does not allow
-        guidance.
-        """
-        return PreparedVocabulary.of(tokenizer, vocab_size)
-
 
 @final
 class GuidanceCompiler:
@@ -59,23 +52,16 @@ class GuidanceCompiler:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        tokenizer: Tokenizer,
-        steps: GrammarSteps | None = None,
-        prepared: PreparedVocabulary | None = None,
+        self, engine: Engine, reader: VocabularyReader, steps: GrammarSteps | None = None
     ) -> None:
-        """If `prepared` is None, the first guided request reads the vocabulary."""
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._reader = reader
         self._steps = steps or GrammarSteps()
-        self._prepared = prepared
         self._grammars = CompiledGrammars()
         self._pending: dict[bytes, asyncio.Task[str]] = {}
         self._threads = asyncio.Semaphore(_NUM_THREADS)
         self._vocabulary_lock = asyncio.Lock()
         self._vocabulary: Vocabulary | None = None
-        self._vocabulary_error: str | None = None
 
     async def guidance(self, request: TextRequest) -> Guidance | None:
         """Return the guidance of a request, or None if its output is not constrained. The rules in
@@ -143,25 +129,15 @@ class GuidanceCompiler:
         return grammar
 
     async def _loaded_vocabulary(self) -> Vocabulary:
-        """Return the vocabulary. At the first call, it is read and sent to the engine. Raises
+        """Return the vocabulary, and send it to the engine if the engine does not have it. Raises
         `GrammarError` if the tokenizer does not allow guidance.
         """
-        async with self._vocabulary_lock:
-            if self._vocabulary_error is not None:
-                raise GrammarError(self._vocabulary_error)
+        async with self._vocabulary_lock:  # only one request occupies a thread
             if self._vocabulary is None:
-                prepared = self._prepared or await self._read_vocabulary()
+                prepared = await asyncio.to_thread(self._reader.get)
                 self._engine.set_vocabulary(prepared.data)
                 self._vocabulary = prepared.vocabulary
             return self._vocabulary
-
-    async def _read_vocabulary(self) -> PreparedVocabulary:
-        vocab_size = self._engine.agreement.vocab_size
-        try:
-            return await asyncio.to_thread(self._steps.read_vocabulary, self._tokenizer, vocab_size)
-        except GrammarError as error:
-            self._vocabulary_error = str(error)
-            raise
 
 
 @final

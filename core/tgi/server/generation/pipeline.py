@@ -86,9 +86,7 @@ class Admission:
         self._engine = state.engine
         self._pool = state.tokenizer
         self._metrics = state.metrics
-        self._guidance = GuidanceCompiler(
-            state.engine, state.tokenizer.tokenizer, prepared=state.vocabulary
-        )
+        self._guidance = GuidanceCompiler(state.engine, state.vocabulary)
 
     def check(self, rules: RuleSet, request: TextRequest) -> None:
         """Apply rules that need no tokens. Raises `ValidationError` for the first violated rule."""

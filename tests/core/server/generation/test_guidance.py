@@ -47,8 +47,8 @@ class CountedSteps:
         value = constraint.value
         return f"grammar of {value if isinstance(value, str) else bytes(value)}"
 
-    def read_vocabulary(self, tokenizer, vocab_size):
-        assert vocab_size == 512
+    def get(self):
+        """The vocabulary, as `VocabularyReader.get`."""
         self.num_vocabularies += 1
         if self.reason is not None:
             raise GrammarError(self.reason)
@@ -56,10 +56,10 @@ class CountedSteps:
 
 
 @pytest.fixture
-def make_compiler(tokenizer):
-    def make(prepared=None, **fields):
+def make_compiler():
+    def make(**fields):
         engine, steps = FakeEngine(), CountedSteps(**fields)
-        return GuidanceCompiler(engine, tokenizer, steps, prepared), engine, steps
+        return GuidanceCompiler(engine, steps, steps), engine, steps
 
     return make
 
@@ -76,12 +76,6 @@ async def test_a_repeated_constraint_is_compiled_once(make_compiler):
     assert steps.compiled == [REGEX]
     assert (steps.num_vocabularies, engine.vocabularies) == (1, ["data"])
     assert threading.main_thread() not in steps.threads
-
-
-async def test_a_prepared_vocabulary_is_not_read_again(make_compiler):
-    compiler, engine, steps = make_compiler(PreparedVocabulary("data", "vocabulary"))
-    assert await compiler.guidance(request()) == Guidance("grammar of a+")
-    assert (steps.num_vocabularies, engine.vocabularies) == (0, ["data"])
 
 
 async def test_concurrent_requests_share_a_compilation(make_compiler):
@@ -144,7 +138,7 @@ async def test_a_tokenizer_without_guidance_is_reported_by_name(make_compiler):
             await compiler.guidance(request(constraint_field="response_format"))
     with pytest.raises(ValidationError, match=text.format("thinking")):
         await compiler.guidance(request(None, max_reasoning_tokens=3, reasoning_field="thinking"))
-    assert (steps.num_vocabularies, engine.vocabularies) == (1, [])
+    assert engine.vocabularies == []
     assert await compiler.guidance(request(is_constraint_optional=True)) is None
 
 
