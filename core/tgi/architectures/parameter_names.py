@@ -20,6 +20,7 @@ from tgi.architectures.spec import (
     MixtureOfExperts,
     ModelSpec,
     Norm,
+    ShortConvolution,
     Stack,
     StateSpace,
 )
@@ -151,7 +152,16 @@ def _state_space(mixer: StateSpace, hidden: int) -> Tensors:
         yield f"{part}.weight", (rows, 1, kernel)
         if mixer.conv_bias:
             yield f"{part}.bias", (rows,)
-    yield from _linear("out", hidden, inner, mixer.proj_bias)
+    yield from _linear("out", hidden, inner, mixer.has_out_bias)
+
+
+def _short_convolution(mixer: ShortConvolution, hidden: int) -> Tensors:
+    for part in ("in_gate", "gate", "in_x"):
+        yield from _linear(part, mixer.channels, hidden, mixer.bias)
+    yield "conv_x.weight", (mixer.channels, 1, mixer.conv_kernel)
+    if mixer.bias:
+        yield "conv_x.bias", (mixer.channels,)
+    yield from _linear("out", hidden, mixer.channels, mixer.bias)
 
 
 def _linear_attention(mixer: LinearAttention, hidden: int) -> Tensors:
@@ -209,6 +219,8 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
             yield from _state_space(mixer, hidden)
         case LinearAttention():
             yield from _linear_attention(mixer, hidden)
+        case ShortConvolution():
+            yield from _short_convolution(mixer, hidden)
         case MLP():
             yield from _mlp(mixer, hidden)
         case MixtureOfExperts():

@@ -32,6 +32,7 @@ from tgi.architectures.mixers import (
     MixtureOfExperts,
     Norm,
     Router,
+    ShortConvolution,
     StateSpace,
 )
 from tgi.architectures.positions import (
@@ -77,6 +78,7 @@ __all__ = [
     "Rope",
     "RopeScaling",
     "Router",
+    "ShortConvolution",
     "SinusoidalPositions",
     "Stack",
     "StateSpace",
@@ -163,6 +165,9 @@ class WeightRule(Part, frozen=True):
       single_row   [1, n], a matrix with one row (ernie4_5_moe)
     `transposed` means stored as [in, out]. `unit_rows` means that the loader divides each row by
     its L2 norm (baichuan 2's head). A rule is ignored in layers that do not have its parameters.
+    `factors` has one number for each of `parameters`. The parameter is the stored piece times this
+    number (falcon_h1). If two rules have the same parameters, the loader uses the rule whose tensor
+    is in the checkpoint.
     """
 
     name: str
@@ -170,6 +175,7 @@ class WeightRule(Part, frozen=True):
     layout: WeightLayout = "rows"
     transposed: bool = False
     unit_rows: bool = False
+    factors: tuple[float, ...] = ()  # empty means that every factor is 1
 
 
 class ModelSpec(Part, frozen=True, tag="model"):

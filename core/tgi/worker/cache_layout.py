@@ -17,6 +17,7 @@ from tgi.architectures import (
     LinearAttention,
     Mixer,
     ModelSpec,
+    ShortConvolution,
     StateSpace,
 )
 
@@ -38,7 +39,7 @@ __all__ = [
 TokenMixer = Attention | LatentAttention
 """Mixers that store values for every token."""
 
-RecurrentMixer = StateSpace | LinearAttention
+RecurrentMixer = StateSpace | LinearAttention | ShortConvolution
 """Mixers that store one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
@@ -105,7 +106,8 @@ def value_dim(mixer: Attention) -> int:
 def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
     """Return the shapes of one sequence's convolution window and recurrent state.
 
-    The shapes are [channels, kernel - 1] and [heads, …, …].
+    The shapes are [channels, kernel - 1] and [heads, …, …]. A short convolution has an empty
+    recurrent state.
     """
     match mixer:
         case StateSpace(version=1):
@@ -128,6 +130,8 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
             )
             state = (mixer.num_value_heads, mixer.key_head_dim, mixer.value_head_dim)
             return (channels, mixer.conv_kernel - 1), state
+        case ShortConvolution():
+            return (mixer.channels, mixer.conv_kernel - 1), (0, 0, 0)
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:

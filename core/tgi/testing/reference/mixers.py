@@ -6,7 +6,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tgi.architectures.spec import CrossAttention, LatentAttention, LinearAttention, StateSpace
+from tgi.architectures.spec import (
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
+    ShortConvolution,
+    StateSpace,
+)
 from tgi.testing.reference.operations import (
     Array,
     Weights,
@@ -18,7 +24,13 @@ from tgi.testing.reference.operations import (
     softplus,
 )
 
-__all__ = ["cross_attention", "latent_attention", "linear_attention", "state_space"]
+__all__ = [
+    "cross_attention",
+    "latent_attention",
+    "linear_attention",
+    "short_convolution",
+    "state_space",
+]
 
 _LENGTH_EPS = np.float32(1e-6)
 
@@ -134,13 +146,27 @@ def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: st
     return linear(out.reshape(num_tokens, -1), weights, f"{name}.out")
 
 
+def short_convolution(y: Array, rule: ShortConvolution, weights: Weights, name: str) -> Array:
+    """Apply a gated convolution to each channel, [T, hidden] → [T, hidden]."""
+    before, after, x = (
+        linear(y, weights, f"{name}.{part}") for part in ("in_gate", "gate", "in_x")
+    )
+    assert weights[f"{name}.conv_x.weight"].shape == (rule.channels, 1, rule.conv_kernel)
+    return linear(after * _sums(before * x, weights, f"{name}.conv_x"), weights, f"{name}.out")
+
+
 def _unit(x: Array) -> Array:
     result: Array = x / np.sqrt(np.square(x).sum(axis=-1, keepdims=True) + _LENGTH_EPS)
     return result
 
 
 def _convolve(x: Array, weights: Weights, name: str) -> Array:
-    """Convolve each channel over its last inputs and apply silu, [T, C] → [T, C].
+    """Convolve each channel over its last inputs and apply silu, [T, C] → [T, C]."""
+    return _silu(_sums(x, weights, name))
+
+
+def _sums(x: Array, weights: Weights, name: str) -> Array:
+    """Compute the weighted sum of the last inputs of each channel, [T, C] → [T, C].
 
     Inputs before the first token are zero.
     """
@@ -150,7 +176,7 @@ def _convolve(x: Array, weights: Weights, name: str) -> Array:
     summed = np.stack(
         [(padded[token : token + size].T * kernel).sum(axis=1) for token in range(len(x))]
     )
-    return _silu(summed + weights[f"{name}.bias"] if f"{name}.bias" in weights else summed)
+    return summed + weights[f"{name}.bias"] if f"{name}.bias" in weights else summed
 
 
 def _scan(x: Array, dt: Array, b: Array, c: Array, a_log: Array) -> Array:

@@ -29,6 +29,7 @@ from tgi.architectures.spec import (
     PositionScale,
     RelativeBias,
     Router,
+    ShortConvolution,
     SinusoidalPositions,
     Stack,
     StateSpace,
@@ -37,6 +38,7 @@ from tgi.testing.reference.mixers import (
     cross_attention,
     latent_attention,
     linear_attention,
+    short_convolution,
     state_space,
 )
 from tgi.testing.reference.operations import (
@@ -193,6 +195,8 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
             y = state_space(y, branch.mixer, weights, name)
         case LinearAttention():
             y = linear_attention(y, branch.mixer, weights, name)
+        case ShortConvolution():
+            y = short_convolution(y, branch.mixer, weights, name)
     return norm(y, branch.post_norm, weights, f"{name}.post_norm")
 
 

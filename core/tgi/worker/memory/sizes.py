@@ -14,6 +14,7 @@ from tgi.architectures.spec import (
     Mixer,
     MixtureOfExperts,
     ModelSpec,
+    ShortConvolution,
     StateSpace,
 )
 from tgi.worker.cache_layout import (
@@ -103,5 +104,7 @@ def _width(mixer: Mixer) -> int:
             return mixer.num_heads * (mixer.kv_lora_rank + mixer.qk_rope_head_dim)
         case StateSpace():
             return 2 * mixer.inner_size
+        case ShortConvolution():
+            return mixer.channels
         case _:
             return 0
