@@ -178,10 +178,12 @@ def save_mixer_variant(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not key.endswith(("inv_freq", "position_ids", "embed_scale", "mup_vector")):
+            if not key.endswith(
+                ("inv_freq", "position_ids", "embed_scale", "mup_vector", "normalizer")
+            ):
                 tensor.copy_(_draw(key, tensor, generator))
                 if (
-                    family.startswith("qwen3_")
+                    family.startswith(("qwen3_", "recurrent_gemma"))
                     and tensor.dim() == 1
                     and key.endswith("norm.weight")
                     and "linear_attn" not in key

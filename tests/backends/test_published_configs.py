@@ -29,6 +29,7 @@ FIRST_MIXERS = {
     "lfm2_moe": "short convolution",
     "qwen3_5_moe_text": "linear attention",
     "qwen3_5_text": "linear attention",
+    "recurrent_gemma": "gated recurrence",
 }
 """Families whose first mixer is not a state space."""
 

@@ -16,6 +16,7 @@ __all__ = [
     "Attention",
     "CacheKind",
     "CrossAttention",
+    "GatedRecurrence",
     "LatentAttention",
     "LinearAttention",
     "Mixer",
@@ -201,6 +202,24 @@ class LinearAttention(Part, frozen=True, tag="linear_attention"):
         return "state"
 
 
+class GatedRecurrence(Part, frozen=True, tag="gated_recurrence"):
+    """The recurrent block of Griffin with its RG-LRU (arXiv 2402.19427, recurrent_gemma).
+
+    Each channel has one value as its state. The two gates of the recurrence are block-diagonal
+    projections of the convolved input. All projections have a bias.
+    """
+
+    channels: int
+    num_blocks: int
+    conv_kernel: int
+    activation: Activation
+
+    @property
+    def cache(self) -> CacheKind:
+        """A convolution window and one value per channel for each sequence."""
+        return "state"
+
+
 class MLP(Part, frozen=True, tag="mlp"):
     """down(activation(gate(x)) * up(x)) if gated, else down(activation(up(x)))."""
 
@@ -268,6 +287,7 @@ Mixer = (
     | StateSpace
     | LinearAttention
     | ShortConvolution
+    | GatedRecurrence
     | MLP
     | MixtureOfExperts
 )

@@ -100,6 +100,7 @@ FAMILIES = {
     "qwen3_5_text": "qwen3_5",
     "qwen3_moe": "qwen3_moe",
     "qwen3_next": "qwen3_next",
+    "recurrent_gemma": "recurrent_gemma",
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
     "seed_oss": "seed_oss",

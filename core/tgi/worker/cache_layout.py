@@ -12,6 +12,7 @@ from typing import Literal
 from tgi.architectures import (
     Attention,
     CrossAttention,
+    GatedRecurrence,
     GenericSpec,
     LatentAttention,
     LinearAttention,
@@ -39,7 +40,7 @@ __all__ = [
 TokenMixer = Attention | LatentAttention
 """Mixers that store values for every token."""
 
-RecurrentMixer = StateSpace | LinearAttention | ShortConvolution
+RecurrentMixer = StateSpace | LinearAttention | ShortConvolution | GatedRecurrence
 """Mixers that store one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
@@ -132,6 +133,8 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
             return (channels, mixer.conv_kernel - 1), state
         case ShortConvolution():
             return (mixer.channels, mixer.conv_kernel - 1), (0, 0, 0)
+        case GatedRecurrence():
+            return (mixer.channels, mixer.conv_kernel - 1), (mixer.channels, 1, 1)
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:

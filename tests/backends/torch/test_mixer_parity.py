@@ -202,6 +202,7 @@ def test_copied_blocks_of_latent_vectors(tmp_path: Path) -> None:
         "nemotron_h-experts",
         "qwen3_5_text-biases",
         "qwen3_next-biases",
+        "recurrent_gemma",
         "t5",
         "t5-untied",
     ],

@@ -10,6 +10,7 @@ from tgi.architectures import (
     MLP,
     Attention,
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LinearAttention,
     MixtureOfExperts,
@@ -26,6 +27,7 @@ from tgi_torch.model.encoder_decoder import (
     build_encoder_attention,
     relative_biases,
 )
+from tgi_torch.model.gated_recurrence import build_gated_recurrence
 from tgi_torch.model.latent_attention import build_latent_attention
 from tgi_torch.model.layers import BuildContext, Mixer
 from tgi_torch.model.linear_attention import build_linear_attention
@@ -65,7 +67,7 @@ class MixerBuilder:
                 reader = build_cross_attention(self._build, mixer, prefix, layer=len(self.readers))
                 self.readers.append(reader)
                 return reader
-            case StateSpace() | LinearAttention() | ShortConvolution():
+            case StateSpace() | LinearAttention() | ShortConvolution() | GatedRecurrence():
                 return self._build_recurrent(mixer, prefix)
             case MLP():
                 return build_mlp(self._build, mixer, prefix)
@@ -82,6 +84,8 @@ class MixerBuilder:
                 return build_linear_attention(build, mixer, prefix, layer=layer)
             case ShortConvolution():
                 return build_short_convolution(build, mixer, prefix, layer=layer)
+            case GatedRecurrence():
+                return build_gated_recurrence(build, mixer, prefix, layer=layer)
 
     def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
         build = self._build

@@ -8,6 +8,7 @@ import numpy as np
 
 from tgi.architectures.spec import (
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LinearAttention,
     ShortConvolution,
@@ -16,6 +17,7 @@ from tgi.architectures.spec import (
 from tgi.testing.reference.operations import (
     Array,
     Weights,
+    activation,
     linear,
     norm,
     rotate,
@@ -26,6 +28,7 @@ from tgi.testing.reference.operations import (
 
 __all__ = [
     "cross_attention",
+    "gated_recurrence",
     "latent_attention",
     "linear_attention",
     "short_convolution",
@@ -153,6 +156,28 @@ def short_convolution(y: Array, rule: ShortConvolution, weights: Weights, name: 
     )
     assert weights[f"{name}.conv_x.weight"].shape == (rule.channels, 1, rule.conv_kernel)
     return linear(after * _sums(before * x, weights, f"{name}.conv_x"), weights, f"{name}.out")
+
+
+def gated_recurrence(y: Array, rule: GatedRecurrence, weights: Weights, name: str) -> Array:
+    """Run the RG-LRU (arXiv 2402.19427, section 2.4) token by token, [T, hidden] → [T, hidden]."""
+    gate = activation(linear(y, weights, f"{name}.in_gate"), rule.activation)
+    x = _sums(linear(y, weights, f"{name}.in_x"), weights, f"{name}.conv_x")
+    blocks = x.reshape(len(y), rule.num_blocks, -1)
+    input_gate, recurrent_gate = (
+        sigmoid(
+            np.einsum("tbi,bio->tbo", blocks, weights[f"{name}.{part}.weight"])
+            + weights[f"{name}.{part}.bias"]
+        ).reshape(x.shape)
+        for part in ("input_gate", "recurrent_gate")
+    )
+    log_kept = np.float32(-8) * recurrent_gate * softplus(weights[f"{name}.rate"])
+    share = np.sqrt(-np.expm1(2 * log_kept))
+    share[0] = 1
+    state, out = np.zeros(rule.channels, np.float32), np.empty_like(x)
+    for token in range(len(y)):
+        state = np.exp(log_kept[token]) * state + share[token] * input_gate[token] * x[token]
+        out[token] = state
+    return linear(out * gate, weights, f"{name}.out")
 
 
 def _unit(x: Array) -> Array:

@@ -22,6 +22,7 @@ from tgi.architectures.spec import (
     Block,
     Branch,
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LinearAttention,
     MixtureOfExperts,
@@ -36,6 +37,7 @@ from tgi.architectures.spec import (
 )
 from tgi.testing.reference.mixers import (
     cross_attention,
+    gated_recurrence,
     latent_attention,
     linear_attention,
     short_convolution,
@@ -197,6 +199,8 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
             y = linear_attention(y, branch.mixer, weights, name)
         case ShortConvolution():
             y = short_convolution(y, branch.mixer, weights, name)
+        case GatedRecurrence():
+            y = gated_recurrence(y, branch.mixer, weights, name)
     return norm(y, branch.post_norm, weights, f"{name}.post_norm")
 
 
