@@ -182,6 +182,8 @@ def save_mixer_variant(
                 ("inv_freq", "position_ids", "embed_scale", "mup_vector", "normalizer")
             ):
                 tensor.copy_(_draw(key, tensor, generator))
+                if key.endswith("recurrent_param"):
+                    tensor.sub_(4.0)  # as in published models, the state decays slowly
                 if (
                     family.startswith(("qwen3_", "recurrent_gemma"))
                     and tensor.dim() == 1
