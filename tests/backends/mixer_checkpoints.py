@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from tests.backends.published_configs import PUBLISHED_LATENT
+from tests.backends.published_hybrids import HYBRID_VARIANTS, PUBLISHED_HYBRIDS
 
 __all__ = ["DECODERS", "ENCODER_DECODERS", "VARIANTS", "save_mixer_variant"]
 
@@ -87,7 +88,14 @@ _QWEN3_NEXT = {
 }
 
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{family: (family, config) for family, config in PUBLISHED_LATENT.items()},
+    **{
+        family: (family, config)
+        for family, config in (PUBLISHED_LATENT | PUBLISHED_HYBRIDS).items()
+    },
+    **{
+        name: (family, PUBLISHED_HYBRIDS[family] | changes)
+        for name, (family, changes) in HYBRID_VARIANTS.items()
+    },
     "deepseek_v2": (
         "deepseek_v2",
         _DEEPSEEK | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 1.7},
@@ -170,10 +178,14 @@ def save_mixer_variant(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not key.endswith(("inv_freq", "position_ids", "embed_scale")):
+            if not key.endswith(
+                ("inv_freq", "position_ids", "embed_scale", "mup_vector", "normalizer")
+            ):
                 tensor.copy_(_draw(key, tensor, generator))
+                if key.endswith("recurrent_param"):
+                    tensor.sub_(4.0)  # as in published models, the state decays slowly
                 if (
-                    family == "qwen3_next"
+                    family.startswith(("qwen3_", "recurrent_gemma"))
                     and tensor.dim() == 1
                     and key.endswith("norm.weight")
                     and "linear_attn" not in key

@@ -18,6 +18,7 @@ from transformers import (
 
 from tests.backends.checkpoints import SMALL
 from tests.backends.paged_batch import PagedSequence, step
+from tests.backends.published_hybrids import PUBLISHED_HYBRIDS
 from tgi.architectures import ModelSpec, load_spec
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.model.decoder import build_decoder
@@ -81,7 +82,10 @@ def logits(path, family, tokens):
     assert spec.model_type == family.split("+")[0]
     decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
     load_weights(decoder, path, lambda done, total: None)
-    cache = KVCache.allocate(spec, 16, 4, torch.float32, torch.device("cpu"))
+    cache = KVCache.allocate(spec, 16, 4, torch.float32, torch.device("cpu"), num_states=4)
+    for state in cache.states:
+        state.window.zero_()
+        state.recurrent.zero_()
     sequence = PagedSequence(tokens, [3, 1])
     step(decoder, cache, [(sequence, len(tokens))])
     return torch.stack(sequence.logits)
@@ -128,6 +132,65 @@ def test_the_text_of_qwen2_5_omni_has_the_logits_of_the_thinker(tmp_path):
         assert torch.allclose(actual, expected, atol=1e-4)
         publish_with_talker(tmp_path)
         assert torch.allclose(logits(tmp_path, "qwen2_5_omni", tokens), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_the_text_of_qwen3_5_has_the_logits_of_the_whole_model(family, tmp_path):
+    text = PUBLISHED_HYBRIDS[f"{family}_text"]
+    config = AutoConfig.for_model(
+        family,
+        text_config=text,
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "num_position_embeddings": 16,
+            "out_hidden_size": 32,
+            "patch_size": 4,
+        },
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(3)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    published = published_names(load_file(file))
+    assert any(name.startswith("model.language_model.layers.") for name in published)
+    tokens = [5, 9, 3, 22, 17, 41, 8]
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0]
+        assert torch.allclose(logits(tmp_path, family, tokens), expected, atol=1e-4)
+        save_file(published, file, {"format": "pt"})
+        assert torch.allclose(logits(tmp_path, family, tokens), expected, atol=1e-4)
+
+
+def published_names(tensors):
+    """Stack the tensors of the experts of each layer, as in the published checkpoints, and add a
+    tensor of the layers for multi-token prediction.
+    """
+    stacked = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    prefixes = {name.split(".experts.")[0] for name in tensors if ".experts." in name}
+    for prefix in prefixes:
+        count = sum(
+            name.startswith(f"{prefix}.experts.") and name.endswith(".up_proj.weight")
+            for name in tensors
+        )
+        gate, up, down = (
+            torch.stack(
+                [
+                    tensors[f"{prefix}.experts.{expert}.{part}_proj.weight"]
+                    for expert in range(count)
+                ]
+            )
+            for part in ("gate", "up", "down")
+        )
+        stacked[f"{prefix}.experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
+        stacked[f"{prefix}.experts.down_proj"] = down
+    return stacked | {"mtp.fc.weight": torch.zeros(2, 2)}
 
 
 def publish_with_talker(path):

@@ -123,6 +123,13 @@ class ConfigReader:
             raise self.error(name, f"must be one of {', '.join(table)}")
         return table[value]
 
+    def text(self, name: str) -> str:
+        """A string."""
+        _, value = self._value((name,), None)
+        if not isinstance(value, str):
+            raise self.error(name, "must be a string")
+        return value
+
     def numbers(self, name: str, length: int) -> tuple[float, ...]:
         """A list of `length` numbers."""
         _, value = self._value((name,), None)

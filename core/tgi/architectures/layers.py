@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.spec import MLP, Attention, Block, Branch, Layer, MixtureOfExperts, Norm
+from tgi.architectures.spec import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    Layer,
+    Mixer,
+    MixtureOfExperts,
+    Norm,
+)
 
 __all__ = ["FeedForward", "dense_layers", "parallel", "sequential", "sliding_layers"]
 
@@ -11,25 +20,26 @@ FeedForward = MLP | MixtureOfExperts
 
 
 def sequential(
-    attention: Attention,
+    first: Mixer,
     feed_forward: FeedForward,
     *,
     norm: Norm | None = None,
     post_norm: Norm | None = None,
     residual_scale: float = 1.0,
 ) -> Layer:
-    """Build a layer with two residual blocks: attention, then the feed-forward mixer.
+    """Build a layer with two residual blocks: `first`, for example attention, then the feed-forward
+    mixer.
 
     The given norms are applied before and after each mixer.
     """
 
-    def block(mixer: Attention | FeedForward) -> Block:
+    def block(mixer: Mixer) -> Block:
         return Block(
             branches=(Branch(mixer=mixer, norm=norm, post_norm=post_norm),),
             residual_scale=residual_scale,
         )
 
-    return Layer(blocks=(block(attention), block(feed_forward)))
+    return Layer(blocks=(block(first), block(feed_forward)))
 
 
 def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Layer:

@@ -16,12 +16,14 @@ __all__ = [
     "Attention",
     "CacheKind",
     "CrossAttention",
+    "GatedRecurrence",
     "LatentAttention",
     "LinearAttention",
     "Mixer",
     "MixtureOfExperts",
     "Norm",
     "Router",
+    "ShortConvolution",
     "StateSpace",
 ]
 
@@ -154,10 +156,33 @@ class StateSpace(Part, frozen=True, tag="state_space"):
     norm: Norm | None = None  # over each group of the inner vector, after the gate
     norm_before_gate: bool = False
     inner_norms: Norm | None = None  # for dt, B and C (falcon_mamba, jamba)
+    out_bias: bool | None = None  # of the output projection; None means the value of proj_bias
+
+    @property
+    def has_out_bias(self) -> bool:
+        """Whether the output projection has a bias."""
+        return self.proj_bias if self.out_bias is None else self.out_bias
 
     @property
     def cache(self) -> CacheKind:
         """A convolution window and a recurrent state per sequence."""
+        return "state"
+
+
+class ShortConvolution(Part, frozen=True, tag="short_convolution"):
+    """A convolution of each channel over its last `conv_kernel` inputs (lfm2).
+
+    The inputs and the outputs of the convolution are multiplied by projections of the token:
+    out(gate(x) * conv(in_gate(x) * in_x(x))).
+    """
+
+    channels: int
+    conv_kernel: int
+    bias: bool = False  # of the projections and of the convolution
+
+    @property
+    def cache(self) -> CacheKind:
+        """A convolution window per sequence."""
         return "state"
 
 
@@ -174,6 +199,24 @@ class LinearAttention(Part, frozen=True, tag="linear_attention"):
     @property
     def cache(self) -> CacheKind:
         """A convolution window and a state matrix per sequence."""
+        return "state"
+
+
+class GatedRecurrence(Part, frozen=True, tag="gated_recurrence"):
+    """The recurrent block of Griffin with its RG-LRU (arXiv 2402.19427, recurrent_gemma).
+
+    Each channel has one value as its state. The two gates of the recurrence are block-diagonal
+    projections of the convolved input. All projections have a bias.
+    """
+
+    channels: int
+    num_blocks: int
+    conv_kernel: int
+    activation: Activation
+
+    @property
+    def cache(self) -> CacheKind:
+        """A convolution window and one value per channel for each sequence."""
         return "state"
 
 
@@ -243,6 +286,8 @@ Mixer = (
     | LatentAttention
     | StateSpace
     | LinearAttention
+    | ShortConvolution
+    | GatedRecurrence
     | MLP
     | MixtureOfExperts
 )

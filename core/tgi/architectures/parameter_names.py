@@ -13,6 +13,7 @@ from tgi.architectures.spec import (
     MLP,
     Attention,
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LearnedPositions,
     LinearAttention,
@@ -20,6 +21,7 @@ from tgi.architectures.spec import (
     MixtureOfExperts,
     ModelSpec,
     Norm,
+    ShortConvolution,
     Stack,
     StateSpace,
 )
@@ -45,9 +47,11 @@ _COLUMN_PARTS = frozenset(
         "dt",
         "beta",
         "decay",
+        "input_gate",
+        "recurrent_gate",
     }
 )
-_COLUMN_VECTORS = frozenset({"sinks", "a_log", "skip", "dt_bias"})
+_COLUMN_VECTORS = frozenset({"sinks", "a_log", "skip", "dt_bias", "rate"})
 _ROW_PARTS = frozenset({"o", "down", "out", "x_proj"})
 
 
@@ -151,7 +155,16 @@ def _state_space(mixer: StateSpace, hidden: int) -> Tensors:
         yield f"{part}.weight", (rows, 1, kernel)
         if mixer.conv_bias:
             yield f"{part}.bias", (rows,)
-    yield from _linear("out", hidden, inner, mixer.proj_bias)
+    yield from _linear("out", hidden, inner, mixer.has_out_bias)
+
+
+def _short_convolution(mixer: ShortConvolution, hidden: int) -> Tensors:
+    for part in ("in_gate", "gate", "in_x"):
+        yield from _linear(part, mixer.channels, hidden, mixer.bias)
+    yield "conv_x.weight", (mixer.channels, 1, mixer.conv_kernel)
+    if mixer.bias:
+        yield "conv_x.bias", (mixer.channels,)
+    yield from _linear("out", hidden, mixer.channels, mixer.bias)
 
 
 def _linear_attention(mixer: LinearAttention, hidden: int) -> Tensors:
@@ -169,6 +182,19 @@ def _linear_attention(mixer: LinearAttention, hidden: int) -> Tensors:
         yield vector, (mixer.num_value_heads,)
     yield from _norm("gated_norm", mixer.norm, mixer.value_head_dim)
     yield from _linear("out", hidden, v_rows)
+
+
+def _gated_recurrence(mixer: GatedRecurrence, hidden: int) -> Tensors:
+    for part in ("in_gate", "in_x"):
+        yield from _linear(part, mixer.channels, hidden, bias=True)
+    yield "conv_x.weight", (mixer.channels, 1, mixer.conv_kernel)
+    yield "conv_x.bias", (mixer.channels,)
+    size = mixer.channels // mixer.num_blocks
+    for part in ("input_gate", "recurrent_gate"):
+        yield f"{part}.weight", (mixer.num_blocks, size, size)
+        yield f"{part}.bias", (mixer.num_blocks, size)
+    yield "rate", (mixer.channels,)
+    yield from _linear("out", hidden, mixer.channels, bias=True)
 
 
 def _mlp(mixer: MLP, hidden: int) -> Tensors:
@@ -209,6 +235,10 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
             yield from _state_space(mixer, hidden)
         case LinearAttention():
             yield from _linear_attention(mixer, hidden)
+        case ShortConvolution():
+            yield from _short_convolution(mixer, hidden)
+        case GatedRecurrence():
+            yield from _gated_recurrence(mixer, hidden)
         case MLP():
             yield from _mlp(mixer, hidden)
         case MixtureOfExperts():

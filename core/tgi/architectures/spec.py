@@ -26,12 +26,14 @@ from tgi.architectures.mixers import (
     Attention,
     CacheKind,
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
     Norm,
     Router,
+    ShortConvolution,
     StateSpace,
 )
 from tgi.architectures.positions import (
@@ -59,6 +61,7 @@ __all__ = [
     "CrossAttention",
     "DynamicScaling",
     "Embedding",
+    "GatedRecurrence",
     "GenericSpec",
     "Head",
     "LatentAttention",
@@ -77,6 +80,7 @@ __all__ = [
     "Rope",
     "RopeScaling",
     "Router",
+    "ShortConvolution",
     "SinusoidalPositions",
     "Stack",
     "StateSpace",
@@ -163,6 +167,9 @@ class WeightRule(Part, frozen=True):
       single_row   [1, n], a matrix with one row (ernie4_5_moe)
     `transposed` means stored as [in, out]. `unit_rows` means that the loader divides each row by
     its L2 norm (baichuan 2's head). A rule is ignored in layers that do not have its parameters.
+    `factors` has one number for each of `parameters`. The parameter is the stored piece times this
+    number (falcon_h1). If two rules have the same parameters, the loader uses the rule whose tensor
+    is in the checkpoint.
     """
 
     name: str
@@ -170,6 +177,7 @@ class WeightRule(Part, frozen=True):
     layout: WeightLayout = "rows"
     transposed: bool = False
     unit_rows: bool = False
+    factors: tuple[float, ...] = ()  # empty means that every factor is 1
 
 
 class ModelSpec(Part, frozen=True, tag="model"):

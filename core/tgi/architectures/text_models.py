@@ -26,6 +26,8 @@ TEXT_MODELS = frozenset(
         "mistral3",
         "qwen2_5_omni",
         "qwen2_5_omni_thinker",
+        "qwen3_5",
+        "qwen3_5_moe",
         "smolvlm",
         "vipllava",
     }

@@ -49,6 +49,8 @@ class _Array(Protocol):
 
     def __getitem__(self, index: slice | tuple[slice, ...]) -> _Array: ...
 
+    def __mul__(self, factor: float) -> _Array: ...
+
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """One checkpoint tensor and its parameters.
@@ -83,12 +85,14 @@ def placements(
     stored = {plain_name(name): name for name in names}
     available = stored.keys()
     resolved: list[Placement] = []
+    absent: list[Placement] = []
     filled: dict[tuple[str, int | None], str] = {}
     for rule in spec.weights:
         for placement in _candidates(rule, spec, shapes):
             name = _present_name(placement.name, spec, available)
             if name is None:
-                raise _missing(placement, available)
+                absent.append(placement)
+                continue
             for parameter in placement.parameters:
                 if (parameter, placement.expert) in filled:
                     raise ModelError(
@@ -97,7 +101,11 @@ def placements(
                     )
                 filled[parameter, placement.expert] = name
             resolved.append(msgspec.structs.replace(placement, name=stored[name]))
-    _check_filled(spec, shapes, {parameter for parameter, _ in filled})
+    parameters = {parameter for parameter, _ in filled}
+    for placement in absent:
+        if not _is_filled(placement, filled, parameters):
+            raise _missing(placement, available)
+    _check_filled(spec, shapes, parameters)
     left_over = left_over_names(spec, names, resolved)
     _check_left_over(spec, [name for name in left_over if not _is_zero_bias(name, is_zero)])
     return resolved
@@ -192,6 +200,18 @@ def _present_name(name: str, spec: ModelSpec, available: Collection[str]) -> str
     return next((prefix + name for prefix in spec.prefixes if prefix + name in available), None)
 
 
+def _is_filled(
+    placement: Placement, filled: Collection[tuple[str, int | None]], parameters: set[str]
+) -> bool:
+    """Return whether other tensors fill the parameters of an absent tensor."""
+    if placement.expert is None:
+        return parameters.issuperset(placement.parameters)
+    return all(
+        (parameter, placement.expert) in filled or (parameter, None) in filled
+        for parameter in placement.parameters
+    )
+
+
 def _check_filled(spec: ModelSpec, shapes: dict[str, Shape], filled: set[str]) -> None:
     empty = [parameter for parameter in shapes if parameter not in filled]
     if empty:
@@ -274,8 +294,8 @@ def check_shape(shape: Shape, placement: Placement) -> None:
 def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:
     """Split a checkpoint tensor into the pieces of its parameters, oriented as in `tensor_shapes`.
 
-    The pieces are views if the library can create views. Raises `ModelError` with the tensor's name
-    if its shape is wrong.
+    The pieces are views if the library can create views and the rule has no factors. Raises
+    `ModelError` with the tensor's name if its shape is wrong.
     """
     whole = cast(_Array, tensor)
     check_shape(tuple(whole.shape), placement)
@@ -288,7 +308,7 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
     if placement.rule.layout == "single_row":
         whole = whole.reshape(shapes[0])
     if len(parameters) == 1:
-        return {parameters[0]: cast(TensorT, whole)}
+        return _scaled({parameters[0]: cast(TensorT, whole)}, placement.rule)
     match placement.rule.layout:
         case "alternating":
             pieces = [
@@ -312,7 +332,17 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
                 _rows(whole, slice(end - shape[axis], end), placement)
                 for end, shape in zip(ends, shapes, strict=True)
             ]
-    return dict(zip(parameters, cast(list[TensorT], pieces), strict=True))
+    return _scaled(dict(zip(parameters, cast(list[TensorT], pieces), strict=True)), placement.rule)
+
+
+def _scaled(pieces: dict[str, TensorT], rule: WeightRule) -> dict[str, TensorT]:
+    """Multiply each piece by its factor, if the rule has factors."""
+    if not rule.factors:
+        return pieces
+    return {
+        parameter: cast(TensorT, cast(_Array, piece) * factor)
+        for (parameter, piece), factor in zip(pieces.items(), rule.factors, strict=True)
+    }
 
 
 def _rows(whole: _Array, rows: slice, placement: Placement) -> _Array:

@@ -12,11 +12,13 @@ from typing import Literal
 from tgi.architectures import (
     Attention,
     CrossAttention,
+    GatedRecurrence,
     GenericSpec,
     LatentAttention,
     LinearAttention,
     Mixer,
     ModelSpec,
+    ShortConvolution,
     StateSpace,
 )
 
@@ -38,7 +40,7 @@ __all__ = [
 TokenMixer = Attention | LatentAttention
 """Mixers that store values for every token."""
 
-RecurrentMixer = StateSpace | LinearAttention
+RecurrentMixer = StateSpace | LinearAttention | ShortConvolution | GatedRecurrence
 """Mixers that store one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
@@ -105,7 +107,8 @@ def value_dim(mixer: Attention) -> int:
 def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
     """Return the shapes of one sequence's convolution window and recurrent state.
 
-    The shapes are [channels, kernel - 1] and [heads, …, …].
+    The shapes are [channels, kernel - 1] and [heads, …, …]. A short convolution has an empty
+    recurrent state.
     """
     match mixer:
         case StateSpace(version=1):
@@ -128,6 +131,10 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
             )
             state = (mixer.num_value_heads, mixer.key_head_dim, mixer.value_head_dim)
             return (channels, mixer.conv_kernel - 1), state
+        case ShortConvolution():
+            return (mixer.channels, mixer.conv_kernel - 1), (0, 0, 0)
+        case GatedRecurrence():
+            return (mixer.channels, mixer.conv_kernel - 1), (mixer.channels, 1, 1)
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.backends.mixer_checkpoints import ENCODER_DECODERS, VOCAB_SIZE, save_mixer_variant
+from tests.backends.published_hybrids import PUBLISHED_HYBRIDS
 from tgi.architectures import load_spec
 from tgi.backend import BackendError, EngineConfig, RequestedLimits
 from tgi.testing.conformance.backend_under_test import RecordingReporter, start
@@ -64,7 +65,20 @@ class Served:
         assert float(gap.max()) <= NEAR_TIE
 
 
-@pytest.fixture(params=["deepseek_v3", "mamba", "mamba2", "qwen3_next", "t5", "mt5"])
+OTHERS = {
+    "deepseek_v3": ["full"],
+    "falcon_mamba": ["state"],
+    "mamba": ["state"],
+    "mamba2": ["state"],
+    "mt5": ["full", "cross"],
+    "qwen3_next": ["full", "state"],
+    "t5": ["full", "cross"],
+}
+KINDS = {name: ["full", "state"] for name in PUBLISHED_HYBRIDS} | OTHERS
+"""The kinds of the cache groups of each family."""
+
+
+@pytest.fixture(params=sorted(KINDS))
 def served(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Served]:
@@ -130,15 +144,7 @@ def test_greedy_equals_transformers(served: Served) -> None:
 
 def test_negotiated_limits(served: Served) -> None:
     agreement = served.core.agreement
-    kinds = {
-        "deepseek_v3": ["full"],
-        "mamba": ["state"],
-        "mamba2": ["state"],
-        "qwen3_next": ["full", "state"],
-        "t5": ["full", "cross"],
-        "mt5": ["full", "cross"],
-    }
-    assert [group.kind for group in agreement.kv_cache.groups] == kinds[served.family]
+    assert [group.kind for group in agreement.kv_cache.groups] == KINDS[served.family]
     # Blocks describe a prefix completely only if a sequence has no other cache.
     assert agreement.has("prefix_cache") == (served.family == "deepseek_v3")
     assert agreement.limits.max_sequences == 8

@@ -189,7 +189,23 @@ def test_copied_blocks_of_latent_vectors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["deepseek_v2-plain", "deepseek_v3", "mamba", "mamba2", "qwen3_next-biases", "t5", "t5-untied"],
+    [
+        "bamba-biases",
+        "deepseek_v2-plain",
+        "deepseek_v3",
+        "falcon_h1-biases",
+        "falcon_mamba-biases",
+        "jamba",
+        "lfm2-biases",
+        "mamba",
+        "mamba2",
+        "nemotron_h-experts",
+        "qwen3_5_text-biases",
+        "qwen3_next-biases",
+        "recurrent_gemma",
+        "t5",
+        "t5-untied",
+    ],
 )
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
     """The comparison detects any single parameter that is lost (zeroed) or shifted."""

@@ -273,6 +273,34 @@ def test_parameter_filled_twice_is_reported() -> None:
         placements(spec, [*names(spec), "other.0", "other.1"])
 
 
+@pytest.mark.parametrize("experts", [BY_EXPERT, STACKED])
+def test_the_rule_whose_tensor_is_present_is_used(experts: tuple[WeightRule, ...]) -> None:
+    stored = names(model(qkv=ROWS, experts=experts))
+    spec = model(qkv=ROWS, experts=STACKED + BY_EXPERT)
+    assert sorted(placement.name for placement in placements(spec, stored)) == sorted(stored)
+
+
+@pytest.mark.parametrize("absent", ["l.1.e.2.up", "l.1.qkv"])
+def test_a_tensor_that_no_other_rule_replaces_is_missing(absent: str) -> None:
+    stored = names(model(qkv=ROWS, experts=BY_EXPERT))
+    stored.remove(absent)
+    with pytest.raises(ModelError, match=f"has no tensor `{absent}`"):
+        placements(model(qkv=ROWS, experts=STACKED + BY_EXPERT), stored)
+
+
+def test_pieces_are_multiplied_by_the_factors_of_their_rule() -> None:
+    rule = msgspec.structs.replace(ROWS, factors=(2.0, 1.0, -0.5))
+    spec = model(qkv=rule, experts=BY_EXPERT)
+    placement = next(item for item in placements(spec, names(spec)) if item.name == "l.0.qkv")
+    stored = np.arange(16 * HIDDEN, dtype=np.float32).reshape(16, HIDDEN)
+    pieces = split(stored, placement, spec)
+    q, k, v = (pieces[f"decoder.layers.0.attention.{part}.weight"] for part in "qkv")
+    np.testing.assert_array_equal(q, 2 * stored[:8])
+    np.testing.assert_array_equal(k, stored[8:12])
+    np.testing.assert_array_equal(v, -0.5 * stored[12:])
+    assert v.dtype == np.float32
+
+
 def test_tensor_of_the_wrong_shape_is_reported() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     placement = next(item for item in placements(spec, names(spec)) if item.name == "l.0.qkv")

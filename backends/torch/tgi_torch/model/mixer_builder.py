@@ -10,26 +10,30 @@ from tgi.architectures import (
     MLP,
     Attention,
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
     Rope,
+    ShortConvolution,
     StateSpace,
 )
 from tgi.backend import ModelError
-from tgi.worker.cache_layout import TokenMixer, attention_layers
+from tgi.worker.cache_layout import RecurrentMixer, TokenMixer, attention_layers
 from tgi_torch.model.encoder_decoder import (
     CrossAttentionMixer,
     build_cross_attention,
     build_encoder_attention,
     relative_biases,
 )
+from tgi_torch.model.gated_recurrence import build_gated_recurrence
 from tgi_torch.model.latent_attention import build_latent_attention
 from tgi_torch.model.layers import BuildContext, Mixer
 from tgi_torch.model.linear_attention import build_linear_attention
 from tgi_torch.model.mixers import build_attention, build_mlp
 from tgi_torch.model.mixture_of_experts import build_mixture_of_experts
+from tgi_torch.model.short_convolution import build_short_convolution
 from tgi_torch.model.state_space import build_state_space
 
 __all__ = ["MixerBuilder"]
@@ -63,17 +67,25 @@ class MixerBuilder:
                 reader = build_cross_attention(self._build, mixer, prefix, layer=len(self.readers))
                 self.readers.append(reader)
                 return reader
-            case StateSpace():
-                return build_state_space(self._build, mixer, prefix, layer=next(self._num_states))
-            case LinearAttention():
-                return build_linear_attention(
-                    self._build, mixer, prefix, layer=next(self._num_states)
-                )
+            case StateSpace() | LinearAttention() | ShortConvolution() | GatedRecurrence():
+                return self._build_recurrent(mixer, prefix)
             case MLP():
                 return build_mlp(self._build, mixer, prefix)
             case MixtureOfExperts():
                 return build_mixture_of_experts(self._build, mixer, prefix)
         raise _not_built(self._spec, f"the mixer {type(mixer).__name__}")
+
+    def _build_recurrent(self, mixer: RecurrentMixer, prefix: str) -> Mixer:
+        build, layer = self._build, next(self._num_states)
+        match mixer:
+            case StateSpace():
+                return build_state_space(build, mixer, prefix, layer=layer)
+            case LinearAttention():
+                return build_linear_attention(build, mixer, prefix, layer=layer)
+            case ShortConvolution():
+                return build_short_convolution(build, mixer, prefix, layer=layer)
+            case GatedRecurrence():
+                return build_gated_recurrence(build, mixer, prefix, layer=layer)
 
     def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
         build = self._build

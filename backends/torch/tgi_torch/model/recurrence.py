@@ -25,6 +25,7 @@ __all__ = [
     "StatePlan",
     "causal_convolution",
     "gated_delta_scan",
+    "linear_scan",
     "plan_states",
     "selective_scan",
 ]
@@ -168,6 +169,25 @@ def _advance_delta(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
     change = inputs.beta.unsqueeze(-1) * (inputs.v - known)
     state = state + inputs.k.unsqueeze(-1) * change.unsqueeze(2)
     return state, (inputs.q.unsqueeze(2) @ state).squeeze(2)
+
+
+def linear_scan(kept: Tensor, x: Tensor, states: Tensor, plan: StatePlan) -> Tensor:
+    """Apply state = kept * state + x to all rows and update `states` float32 [S, C].
+
+    `kept` and `x` are float32 [T, C]. Returns the state after each token, float32 [T, C].
+    """
+    out = torch.empty_like(x)
+    if len(plan.single_states):
+        tokens = plan.single_tokens
+        out[tokens] = kept[tokens] * states[plan.single_states] + x[tokens]
+        states[plan.single_states] = out[tokens]
+    for row in plan.rows:
+        state = states[row.state]
+        for token in range(row.start, row.stop):
+            state = kept[token] * state + x[token]
+            out[token] = state
+        states[row.state] = state
+    return out
 
 
 def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tensor:

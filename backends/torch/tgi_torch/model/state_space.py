@@ -162,7 +162,9 @@ def _build_mamba(build: BuildContext, spec: StateSpace, prefix: str, layer: int)
         expand_dt=build_linear(build, prefix, {"dt": inner}, spec.dt_rank, bias=True),
         a_log=parameters.create(f"{prefix}.a_log", inner, state),
         skip=parameters.create(f"{prefix}.skip", inner),
-        output=build_linear(build, prefix, {"out": build.hidden_size}, inner, bias=spec.proj_bias),
+        output=build_linear(
+            build, prefix, {"out": build.hidden_size}, inner, bias=spec.has_out_bias
+        ),
         layer=layer,
     )
 
@@ -191,7 +193,9 @@ def _build_mamba2(build: BuildContext, spec: StateSpace, prefix: str, layer: int
         a_log=a_log,
         skip=skip,
         finish=_build_finish(build, spec, prefix),
-        output=build_linear(build, prefix, {"out": build.hidden_size}, inner, bias=spec.proj_bias),
+        output=build_linear(
+            build, prefix, {"out": build.hidden_size}, inner, bias=spec.has_out_bias
+        ),
         layer=layer,
     )
 

@@ -15,7 +15,7 @@ from tgi.architectures.families.llama import (
     weight_rules,
 )
 from tgi.architectures.layers import FeedForward, sequential
-from tgi.architectures.spec import Embedding, Head, ModelSpec, WeightRule
+from tgi.architectures.spec import Embedding, Head, ModelSpec, StateSpace, WeightRule
 
 __all__ = ["granite_spec", "spec"]
 
@@ -34,10 +34,14 @@ def granite_spec(
     weights: tuple[WeightRule, ...],
     *,
     is_rotary: bool = True,
+    state_space: StateSpace | None = None,
+    has_attention: tuple[bool, ...] | None = None,
 ) -> ModelSpec:
     """Build the parts that granite and its successors have in common.
 
-    `is_rotary` is whether there is a rotary embedding.
+    `is_rotary` is whether there is a rotary embedding. `has_attention` contains for each layer
+    whether it has attention. The other layers have `state_space`. By default, every layer has
+    attention.
     """
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
@@ -46,16 +50,19 @@ def granite_spec(
         scale=reader.number("attention_multiplier", default=1.0),
         rope=attention.rope if is_rotary else None,
     )
-    layer = sequential(
-        attention,
-        feed_forward,
-        norm=rms_norm(reader),
-        residual_scale=reader.number("residual_multiplier", default=1.0),
+    layers = tuple(
+        sequential(
+            attention if state_space is None or is_attention else state_space,
+            feed_forward,
+            norm=rms_norm(reader),
+            residual_scale=reader.number("residual_multiplier", default=1.0),
+        )
+        for is_attention in has_attention or (True,) * reader.integer("num_hidden_layers")
     )
     return decoder_spec(
         reader,
         model_type,
-        (layer,) * reader.integer("num_hidden_layers"),
+        layers,
         embedding=Embedding(scale=reader.number("embedding_multiplier", default=1.0)),
         head=Head(
             tied=reader.boolean("tie_word_embeddings", default=False),

@@ -1,6 +1,6 @@
 """granitemoehybrid (Granite 4): granitemoeshared, or granite if the model has no experts.
 
-Only models whose layers all have attention are read. The rotary embedding is optional.
+Layers have attention or a Mamba 2 mixer. The rotary embedding is optional.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.families.bamba import mamba2_of
 from tgi.architectures.families.granite import granite_spec
 from tgi.architectures.families.granitemoeshared import MODULES, shared_mixture
-from tgi.architectures.families.llama import FRAME, LAYER, mlp_of
-from tgi.architectures.generic import generic_spec
-from tgi.architectures.spec import GenericSpec, ModelSpec
+from tgi.architectures.families.llama import FRAME, LAYER, mlp_of, rms_norm
+from tgi.architectures.families.mamba2 import mixer_rules
+from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
@@ -22,20 +23,17 @@ __all__ = ["spec"]
 _DENSE: Modules = {
     ("mlp.gate", "mlp.up"): "shared_mlp.input_linear",
     "mlp.down": "shared_mlp.output_linear",
+    "state_space.norm": "input_layernorm",
 }
 _ATTENTION = ("attention", "full_attention")
 _MAMBA = ("mamba", "linear_attention")
 
 
-def spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
-    """Build the spec of GraniteMoeHybridForCausalLM from its config.
-
-    The result is a `GenericSpec` if a layer has a Mamba mixer.
-    """
+def spec(config: dict[str, Any]) -> ModelSpec:
+    """Build the spec of GraniteMoeHybridForCausalLM from its config."""
     reader = ConfigReader(config)
     kinds = _layer_kinds(reader, reader.integer("num_hidden_layers"))
-    if not all(kind in _ATTENTION for kind in kinds):
-        return generic_spec(config)
+    has_attention = tuple(kind in _ATTENTION for kind in kinds)
     size = reader.integer("shared_intermediate_size", default=1024)
     has_experts = reader.integer("num_local_experts", default=8, minimum=0) > 0
     dense = msgspec.structs.replace(mlp_of(reader), intermediate_size=size)
@@ -43,9 +41,13 @@ def spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
         reader,
         "granitemoehybrid",
         shared_mixture(reader, size) if has_experts else dense,
-        module_rules(FRAME) + layer_rules(LAYER, MODULES | _DENSE),
+        module_rules(FRAME) + layer_rules(LAYER, MODULES | _DENSE) + mixer_rules("mamba"),
         is_rotary=reader.has("position_embedding_type")
         and reader.choice("position_embedding_type", table={"rope": True, "nope": False}),
+        state_space=(
+            None if all(has_attention) else mamba2_of(reader, config, norm=rms_norm(reader))
+        ),
+        has_attention=has_attention,
     )
 
 

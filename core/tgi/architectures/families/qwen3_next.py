@@ -13,10 +13,9 @@ from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.families.llama import IGNORED, LAYER, attention_of, decoder_spec, rms_norm
 from tgi.architectures.families.qwen2_moe import feed_forwards
 from tgi.architectures.families.qwen2_moe import weight_rules as qwen2_moe_rules
+from tgi.architectures.layers import FeedForward, sequential
 from tgi.architectures.spec import (
     MLP,
-    Block,
-    Branch,
     Layer,
     LinearAttention,
     Mixer,
@@ -28,7 +27,7 @@ from tgi.architectures.spec import (
 )
 from tgi.architectures.weight_names import Modules, layer_rules
 
-__all__ = ["spec"]
+__all__ = ["gated_rules", "hybrid_layers", "mixture_of", "spec"]
 
 _PARAMETER = "decoder.layers.{layer}.linear_attention"
 _BY_KEY_HEAD: Modules = {
@@ -48,10 +47,26 @@ _LINEAR_ATTENTION: Modules = {
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Build the spec of Qwen3NextForCausalLM from its config."""
     reader = ConfigReader(config)
+    mixture = mixture_of(reader, num_experts=512, experts_per_token=10)
+    layers = hybrid_layers(reader, feed_forwards(reader, mixture), default_kv_heads=2)
+    weights = (
+        *gated_rules(),
+        *layer_rules(LAYER, _BY_KEY_HEAD, layout="grouped"),
+    )
+    norm = rms_norm(reader, unit_offset=True)
+    result = decoder_spec(reader, "qwen3_next", layers, final_norm=norm, weights=weights)
+    # The tensors `mtp.*` are layers for multi-token prediction.
+    return msgspec.structs.replace(result, ignored=(*IGNORED, "mtp.*"))
+
+
+def hybrid_layers(
+    reader: ConfigReader, feed_forward: tuple[FeedForward, ...], *, default_kv_heads: int
+) -> tuple[Layer, ...]:
+    """Build the layers of qwen3_next and qwen3_5. `feed_forward` has one mixer per layer."""
     norm, bias = rms_norm(reader, unit_offset=True), reader.boolean("attention_bias", default=False)
     attention = attention_of(
         reader,
-        default_kv_heads=2,
+        default_kv_heads=default_kv_heads,
         default_head_dim=256,
         default_partial=0.25,
         qkv_bias=bias,
@@ -62,19 +77,10 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         "full_attention": msgspec.structs.replace(attention, output_gate=True),
         "linear_attention": _linear_attention(reader),
     }
-
-    def block(mixer: Mixer) -> Block:
-        return Block(branches=(Branch(mixer=mixer, norm=norm),))
-
-    layers = tuple(
-        Layer(blocks=(block(mixers[kind]), block(feed_forward)))
-        for kind, feed_forward in zip(
-            _layer_kinds(reader), feed_forwards(reader, _mixture(reader)), strict=True
-        )
+    return tuple(
+        sequential(mixers[kind], mixer, norm=norm)
+        for kind, mixer in zip(_layer_kinds(reader), feed_forward, strict=True)
     )
-    result = decoder_spec(reader, "qwen3_next", layers, final_norm=norm, weights=_weight_rules())
-    # The tensors `mtp.*` are layers for multi-token prediction.
-    return msgspec.structs.replace(result, ignored=(*IGNORED, "mtp.*"))
 
 
 def _layer_kinds(reader: ConfigReader) -> tuple[str, ...]:
@@ -105,7 +111,11 @@ def _linear_attention(reader: ConfigReader) -> LinearAttention:
     )
 
 
-def _mixture(reader: ConfigReader) -> MixtureOfExperts:
+def mixture_of(
+    reader: ConfigReader, *, num_experts: int, experts_per_token: int
+) -> MixtureOfExperts:
+    """Read the mixture of experts. The arguments are the defaults of its two numbers."""
+
     def sized(name: str) -> MLP:
         return MLP(
             intermediate_size=reader.integer(name, default=512),
@@ -113,8 +123,8 @@ def _mixture(reader: ConfigReader) -> MixtureOfExperts:
         )
 
     return MixtureOfExperts(
-        num_experts=reader.integer("num_experts", default=512),
-        experts_per_token=reader.integer("num_experts_per_tok", default=10),
+        num_experts=reader.integer("num_experts", default=num_experts),
+        experts_per_token=reader.integer("num_experts_per_tok", default=experts_per_token),
         expert=sized("moe_intermediate_size"),
         router=Router(normalize=reader.boolean("norm_topk_prob", default=True)),
         shared=sized("shared_expert_intermediate_size"),
@@ -122,8 +132,9 @@ def _mixture(reader: ConfigReader) -> MixtureOfExperts:
     )
 
 
-def _weight_rules() -> tuple[WeightRule, ...]:
-    """The rules of qwen2_moe, changed for the queries, and those of the linear attention.
+def gated_rules() -> tuple[WeightRule, ...]:
+    """Return the rules that qwen3_next and qwen3_5 have in common: the rules of qwen2_moe, changed
+    for the queries, and rules of the linear attention.
 
     The rows of each query head are followed by the rows of its gate.
     """
@@ -139,7 +150,6 @@ def _weight_rules() -> tuple[WeightRule, ...]:
         *layer_rules(
             LAYER, {("attention.q", "attention.gate"): "self_attn.q_proj"}, layout="by_head"
         ),
-        *layer_rules(LAYER, _BY_KEY_HEAD, layout="grouped"),
         *layer_rules(LAYER, _LINEAR_ATTENTION),
         *vectors,
     )

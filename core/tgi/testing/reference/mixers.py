@@ -6,10 +6,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from tgi.architectures.spec import CrossAttention, LatentAttention, LinearAttention, StateSpace
+from tgi.architectures.spec import (
+    CrossAttention,
+    GatedRecurrence,
+    LatentAttention,
+    LinearAttention,
+    ShortConvolution,
+    StateSpace,
+)
 from tgi.testing.reference.operations import (
     Array,
     Weights,
+    activation,
     linear,
     norm,
     rotate,
@@ -18,7 +26,14 @@ from tgi.testing.reference.operations import (
     softplus,
 )
 
-__all__ = ["cross_attention", "latent_attention", "linear_attention", "state_space"]
+__all__ = [
+    "cross_attention",
+    "gated_recurrence",
+    "latent_attention",
+    "linear_attention",
+    "short_convolution",
+    "state_space",
+]
 
 _LENGTH_EPS = np.float32(1e-6)
 
@@ -134,13 +149,49 @@ def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: st
     return linear(out.reshape(num_tokens, -1), weights, f"{name}.out")
 
 
+def short_convolution(y: Array, rule: ShortConvolution, weights: Weights, name: str) -> Array:
+    """Apply a gated convolution to each channel, [T, hidden] → [T, hidden]."""
+    before, after, x = (
+        linear(y, weights, f"{name}.{part}") for part in ("in_gate", "gate", "in_x")
+    )
+    assert weights[f"{name}.conv_x.weight"].shape == (rule.channels, 1, rule.conv_kernel)
+    return linear(after * _sums(before * x, weights, f"{name}.conv_x"), weights, f"{name}.out")
+
+
+def gated_recurrence(y: Array, rule: GatedRecurrence, weights: Weights, name: str) -> Array:
+    """Run the RG-LRU (arXiv 2402.19427, section 2.4) token by token, [T, hidden] → [T, hidden]."""
+    gate = activation(linear(y, weights, f"{name}.in_gate"), rule.activation)
+    x = _sums(linear(y, weights, f"{name}.in_x"), weights, f"{name}.conv_x")
+    blocks = x.reshape(len(y), rule.num_blocks, -1)
+    input_gate, recurrent_gate = (
+        sigmoid(
+            np.einsum("tbi,bio->tbo", blocks, weights[f"{name}.{part}.weight"])
+            + weights[f"{name}.{part}.bias"]
+        ).reshape(x.shape)
+        for part in ("input_gate", "recurrent_gate")
+    )
+    log_kept = np.float32(-8) * recurrent_gate * softplus(weights[f"{name}.rate"])
+    share = np.sqrt(-np.expm1(2 * log_kept))
+    share[0] = 1
+    state, out = np.zeros(rule.channels, np.float32), np.empty_like(x)
+    for token in range(len(y)):
+        state = np.exp(log_kept[token]) * state + share[token] * input_gate[token] * x[token]
+        out[token] = state
+    return linear(out * gate, weights, f"{name}.out")
+
+
 def _unit(x: Array) -> Array:
     result: Array = x / np.sqrt(np.square(x).sum(axis=-1, keepdims=True) + _LENGTH_EPS)
     return result
 
 
 def _convolve(x: Array, weights: Weights, name: str) -> Array:
-    """Convolve each channel over its last inputs and apply silu, [T, C] → [T, C].
+    """Convolve each channel over its last inputs and apply silu, [T, C] → [T, C]."""
+    return _silu(_sums(x, weights, name))
+
+
+def _sums(x: Array, weights: Weights, name: str) -> Array:
+    """Compute the weighted sum of the last inputs of each channel, [T, C] → [T, C].
 
     Inputs before the first token are zero.
     """
@@ -150,7 +201,7 @@ def _convolve(x: Array, weights: Weights, name: str) -> Array:
     summed = np.stack(
         [(padded[token : token + size].T * kernel).sum(axis=1) for token in range(len(x))]
     )
-    return _silu(summed + weights[f"{name}.bias"] if f"{name}.bias" in weights else summed)
+    return summed + weights[f"{name}.bias"] if f"{name}.bias" in weights else summed
 
 
 def _scan(x: Array, dt: Array, b: Array, c: Array, a_log: Array) -> Array:

@@ -22,6 +22,7 @@ from tgi.architectures.spec import (
     Block,
     Branch,
     CrossAttention,
+    GatedRecurrence,
     LatentAttention,
     LinearAttention,
     MixtureOfExperts,
@@ -29,14 +30,17 @@ from tgi.architectures.spec import (
     PositionScale,
     RelativeBias,
     Router,
+    ShortConvolution,
     SinusoidalPositions,
     Stack,
     StateSpace,
 )
 from tgi.testing.reference.mixers import (
     cross_attention,
+    gated_recurrence,
     latent_attention,
     linear_attention,
+    short_convolution,
     state_space,
 )
 from tgi.testing.reference.operations import (
@@ -193,6 +197,10 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
             y = state_space(y, branch.mixer, weights, name)
         case LinearAttention():
             y = linear_attention(y, branch.mixer, weights, name)
+        case ShortConvolution():
+            y = short_convolution(y, branch.mixer, weights, name)
+        case GatedRecurrence():
+            y = gated_recurrence(y, branch.mixer, weights, name)
     return norm(y, branch.post_norm, weights, f"{name}.post_norm")
 
 

@@ -9,11 +9,13 @@ from tgi.architectures.checkpoint import stored_tensors
 from tgi.architectures.spec import (
     MLP,
     CrossAttention,
+    GatedRecurrence,
     GenericSpec,
     LatentAttention,
     Mixer,
     MixtureOfExperts,
     ModelSpec,
+    ShortConvolution,
     StateSpace,
 )
 from tgi.worker.cache_layout import (
@@ -101,7 +103,9 @@ def _width(mixer: Mixer) -> int:
             return mixer.expert.intermediate_size * mixer.experts_per_token
         case LatentAttention():
             return mixer.num_heads * (mixer.kv_lora_rank + mixer.qk_rope_head_dim)
-        case StateSpace():
-            return 2 * mixer.inner_size
+        case StateSpace(inner_size=size) | GatedRecurrence(channels=size):
+            return 2 * size
+        case ShortConvolution():
+            return mixer.channels
         case _:
             return 0
