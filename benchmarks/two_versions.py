@@ -1,11 +1,15 @@
 """Compare the speed of two checkouts of this repository.
 
-    python benchmarks/two_versions.py FOLDER [--rounds 40] [--backend cpu]
+    python benchmarks/two_versions.py FOLDER [--rounds 40] [--model FOLDER] [--only TEXT]
 
 FOLDER is another checkout, for example made with `git worktree add FOLDER COMMIT`. Its packages run
 in this environment. The servers of both checkouts run at the same time, and the rounds alternate
 between them, so that other load on the machine affects both. The table shows the median, over all
 pairs of rounds, of the time of this checkout divided by the time of the other checkout.
+
+The default model is tiny and in float32. The native kernels run a model in bfloat16: name one with
+`--model`, for example from `benchmarks/models.py`, and build the kernels of both checkouts with
+`python setup.py build_ext --inplace` in `backends/cpu`.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import threading
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -91,16 +95,23 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--model", type=Path, help="folder of the served model")
+    parser.add_argument("--only", default="", help="only servers' cases whose names contain this")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        write_tiny_model(work / "model", chat_template=_CHAT_TEMPLATE)
+        if arguments.model is None:
+            write_tiny_model(work / "model", chat_template=_CHAT_TEMPLATE)
+        else:
+            (work / "model").symlink_to(arguments.model.resolve())
+        cases = [case for case in CASES if arguments.only in case.name]
         others = _environment(arguments.folder.resolve(), work / "other")
         ours = _environment(_HERE, work / "ours")
         print("| case | wall time | processor time | of the other checkout |\n|---|--:|--:|--:|")
         _compare_schedulers(arguments.folder.resolve(), others, ours)
-        for backend in ("null", "cpu"):
-            _compare_servers(backend, work, others, ours, arguments.rounds)
+        for backend in sorted({case.backend for case in cases}, reverse=True):
+            own_cases = [case for case in cases if case.backend == backend]
+            _compare_servers(own_cases, work, others, ours, arguments.rounds)
         _compare_starts(work, others, ours)
     return 0
 
@@ -139,19 +150,20 @@ def _server(backend: str, work: Path, environment: Mapping[str, str]) -> Iterato
 
 
 def _compare_servers(
-    backend: str,
+    cases: Sequence[Case],
     work: Path,
     others: Mapping[str, str],
     ours: Mapping[str, str],
     num_rounds: int,
 ) -> None:
+    """Measure cases of the same backend."""
+    backend = cases[0].backend
     with _server(backend, work, others) as other, _server(backend, work, ours) as own:
-        for case in CASES:
-            if case.backend == backend:
-                pairs = _alternate(
-                    num_rounds, lambda c=case: _run(other, c), lambda c=case: _run(own, c)
-                )
-                _print(case.name, pairs)
+        for case in cases:
+            pairs = _alternate(
+                num_rounds, lambda c=case: _run(other, c), lambda c=case: _run(own, c)
+            )
+            _print(case.name, pairs)
 
 
 def _alternate(

@@ -14,6 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tests.backends.decoder_families import DECODER_VARIANTS, DECODERS
+from tests.backends.published_configs import PUBLISHED
+from tests.backends.published_variants import PUBLISHED_VARIANTS
 
 __all__ = ["FAMILIES", "SMALL", "VARIANTS", "save_checkpoint", "save_variant"]
 
@@ -54,6 +56,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 128,
     },
     **DECODERS,
+    **PUBLISHED,
 }
 """A small config of each family. Other fields have the defaults of `transformers`."""
 
@@ -102,6 +105,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     **DECODER_VARIANTS,
+    **PUBLISHED_VARIANTS,
 }
 """Named variants: the family, and the changes of its small config. Together they cover every branch
 of the families.
@@ -123,7 +127,12 @@ def save_checkpoint(
     ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        corrections = (
+            (name, buffer)
+            for name, buffer in model.named_buffers()
+            if name.endswith("e_score_correction_bias")
+        )
+        for name, parameter in [*model.named_parameters(), *corrections]:
             drawn = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
                 parameter.copy_(0.15 * drawn)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from tests.backends.published_configs import PUBLISHED_LATENT
+
 __all__ = ["DECODERS", "ENCODER_DECODERS", "VARIANTS", "save_mixer_variant"]
 
 VOCAB_SIZE = 101
@@ -85,6 +87,7 @@ _QWEN3_NEXT = {
 }
 
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{family: (family, config) for family, config in PUBLISHED_LATENT.items()},
     "deepseek_v2": (
         "deepseek_v2",
         _DEEPSEEK | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 1.7},
@@ -154,7 +157,7 @@ def save_mixer_variant(
     from 1 + N(0, 0.1), biases from N(0, 0.1).
     """
     family, overrides = VARIANTS[name]
-    config = AutoConfig.for_model(family, vocab_size=vocab_size, **overrides)
+    config = AutoConfig.for_model(family, **(overrides | {"vocab_size": vocab_size}))
     auto = AutoModelForSeq2SeqLM if name in ENCODER_DECODERS else AutoModelForCausalLM
     model: PreTrainedModel = auto.from_config(
         config, attn_implementation="eager", dtype=torch.float32
@@ -167,7 +170,7 @@ def save_mixer_variant(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not key.endswith(("inv_freq", "position_ids")):
+            if not key.endswith(("inv_freq", "position_ids", "embed_scale")):
                 tensor.copy_(_draw(key, tensor, generator))
                 if (
                     family == "qwen3_next"

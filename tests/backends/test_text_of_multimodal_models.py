@@ -5,10 +5,16 @@ The logits are compared with those of the whole model in `transformers`.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
 
 from tests.backends.checkpoints import SMALL
 from tests.backends.paged_batch import PagedSequence, step
@@ -29,6 +35,7 @@ VISION = {
 }
 MODELS = {
     "mistral3": ("mistral", "pixtral", {}),
+    "mistral3+ministral3": ("ministral3", "pixtral", {}),
     "llava": ("llama", "clip_vision_model", {}),
     "llava_next": ("mistral", "clip_vision_model", {}),
     "llava_onevision": ("qwen2", "siglip_vision_model", {}),
@@ -37,7 +44,9 @@ MODELS = {
     "idefics3": ("llama", None, {}),
     "smolvlm": ("llama", None, {}),
 }
-"""`model_type` → the text model, the image model, and other sizes of the image model."""
+"""`model_type` → the text model, the image model, and other sizes of the image model. After a `+`
+is the text model of a second model of this type.
+"""
 
 
 PAIRS = (
@@ -51,7 +60,7 @@ def whole_model(family):
     text, vision, sizes = MODELS[family]
     vision_config = VISION | sizes | ({} if vision is None else {"model_type": vision})
     config = AutoConfig.for_model(
-        family,
+        family.split("+")[0],
         text_config=TEXT | {"model_type": text},
         vision_config=vision_config,
         tie_word_embeddings=False,
@@ -69,7 +78,7 @@ def whole_model(family):
 def logits(path, family, tokens):
     spec = load_spec(path)
     assert isinstance(spec, ModelSpec)
-    assert spec.model_type == family
+    assert spec.model_type == family.split("+")[0]
     decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
     load_weights(decoder, path, lambda done, total: None)
     cache = KVCache.allocate(spec, 16, 4, torch.float32, torch.device("cpu"))
@@ -88,6 +97,54 @@ def test_the_text_of_a_multimodal_model_has_the_logits_of_the_whole_model(family
         assert torch.allclose(logits(tmp_path, family, tokens), expected, atol=1e-4)
         rename(tmp_path / "model.safetensors")
         assert torch.allclose(logits(tmp_path, family, tokens), expected, atol=1e-4)
+
+
+def test_the_text_of_qwen2_5_omni_has_the_logits_of_the_thinker(tmp_path):
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    sizes = {"num_heads": 2, "embed_dim": 16, "depth": 1, "intermediate_size": 24}
+    config = AutoConfig.for_model(
+        "qwen2_5_omni_thinker",
+        text_config=TEXT | {"rope_parameters": rope},
+        vision_config=sizes
+        | {"hidden_size": 16, "out_hidden_size": 32, "fullatt_block_indexes": []},
+        audio_config={
+            "d_model": 16,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 24,
+            "output_dim": 32,
+        },
+    )
+    torch.manual_seed(3)
+    model = Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    model.save_pretrained(tmp_path)
+    tokens = [5, 9, 3, 22, 17, 41, 8]
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0]
+        actual = logits(tmp_path, "qwen2_5_omni_thinker", tokens)
+        assert torch.allclose(actual, expected, atol=1e-4)
+        publish_with_talker(tmp_path)
+        assert torch.allclose(logits(tmp_path, "qwen2_5_omni", tokens), expected, atol=1e-4)
+
+
+def publish_with_talker(path):
+    """Convert the checkpoint of a thinker to one of the whole model."""
+    tensors = load_file(path / "model.safetensors")
+    names = {
+        name: "thinker." + name.removeprefix("thinker.").replace("model.language_model.", "model.")
+        for name in tensors
+    }
+    whole = {names[name]: tensor for name, tensor in tensors.items()}
+    whole["talker.codec_head.weight"] = whole[
+        "token2wav.code2wav_bigvgan_model.conv_pre.weight"
+    ] = torch.zeros(1)
+    save_file({name: tensor.clone() for name, tensor in whole.items()}, path / "model.safetensors")
+    file = path / "config.json"
+    thinker = json.loads(file.read_text())
+    file.write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
 
 
 def rename(path):

@@ -2,47 +2,23 @@
 
 import json
 import re
-import shlex
 
-import httpx
-import jsonschema
-import pytest
+from tests.e2e.documented_commands import blocks, read_page, run_commands
 
-from tests.core.house.sources import ROOT
-from tests.live_server import running_server
-
-PAGE = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8")
-DEMO = ROOT / "core" / "tgi" / "demo" / "model"
-SCHEMA = {
-    "type": "object",
-    "properties": {"age": {"type": "integer"}},
-    "required": ["age"],
-    "additionalProperties": False,
-}
+PAGE = read_page("guidance.md")
 
 
-@pytest.fixture(scope="module")
-def responses(tmp_path_factory):
-    """The responses to the commands of the page."""
-    found = []
-    with running_server(DEMO, "cpu", tmp_path_factory.mktemp("guidance") / "log") as server:
-        for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
-            curl, url, header_flag, header, data_flag, body = shlex.split(block)
-            assert (curl, header_flag, data_flag) == ("curl", "-H", "-d")
-            name, value = header.split(": ")
-            response = httpx.post(
-                url.replace("localhost:3000", server.url),
-                headers={name: value},
-                content=body,
-                timeout=60,
-            )
-            assert response.status_code == 200, response.text
-            found.append(response.json())
-    return found
+def shown(response):
+    """The part of a response that the page shows, without the names of persons. The demo model
+    chooses them, and another processor can round its probabilities differently.
+    """
+    part = response["choices"][0]["message"] if "choices" in response else response
+    return {
+        key: re.sub(r'"name": "[A-Z][a-z]+", "age": [0-9]+', "PERSON", value) if value else value
+        for key, value in part.items()
+    }
 
 
-def test_the_responses_follow_the_constraints(responses):
-    generated, chat, choice = responses
-    jsonschema.validate(json.loads(generated["generated_text"]), SCHEMA)
-    jsonschema.validate(json.loads(chat["choices"][0]["message"]["content"]), SCHEMA)
-    assert choice["choices"][0]["message"]["content"] in ("yes", "no")
+def test_the_responses_are_those_of_the_page(tmp_path):
+    expected = [shown(json.loads(text)) for text in blocks(PAGE, "json")]
+    assert [shown(response) for response in run_commands(PAGE, tmp_path / "log")] == expected

@@ -35,7 +35,14 @@ enum class Store : int32_t {
   kGate = 3,        // target bf16 = activation(gate) * up; a panel holds 16 gate and 16 up columns
 };
 
-enum class Activation : int32_t { kNone = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3, kRelu = 4 };
+enum class Activation : int32_t {
+  kNone = 0,
+  kSilu = 1,
+  kGelu = 2,
+  kGeluTanh = 3,
+  kRelu = 4,
+  kReluSquared = 5,
+};
 
 // Constants of one attention layer.
 struct AttentionLayer {

@@ -85,6 +85,10 @@ static inline __m512 activate(__m512 x, Activation activation) {
     }
     case Activation::kRelu:
       return _mm512_max_ps(x, _mm512_setzero_ps());
+    case Activation::kReluSquared: {
+      const __m512 positive = _mm512_max_ps(x, _mm512_setzero_ps());
+      return _mm512_mul_ps(positive, positive);
+    }
     case Activation::kNone:
       break;
   }

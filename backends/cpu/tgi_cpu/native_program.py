@@ -13,8 +13,9 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from tgi.architectures import MLP, Attention, Block, Branch, ModelSpec
+from tgi.architectures import MLP, Attention, Block, Branch, ModelSpec, SinusoidalPositions
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Array, Kind, ProgramBuilder, Store
 from tgi_cpu.native_cache import NativeCache
@@ -91,6 +92,15 @@ def build_program(
     )
 
 
+def _position_table(builder: ProgramBuilder) -> Array | None:
+    """Return the table of position vectors, float32 [rows, hidden]."""
+    positions = builder.spec.embedding.positions
+    if isinstance(positions, SinusoidalPositions):
+        return sinusoidal_table(positions, builder.spec.hidden_size)
+    vectors = builder.weights.vectors
+    return None if positions is None else vectors["embedding.positions.weight"]
+
+
 def _embed(builder: ProgramBuilder, hidden: Array) -> None:
     embedding = builder.spec.embedding
     positions = embedding.positions
@@ -101,11 +111,7 @@ def _embed(builder: ProgramBuilder, hidden: Array) -> None:
         num_ids=builder.spec.vocab_size,
         num_positions=0 if positions is None else positions.num_positions + positions.offset,
         target=builder.pointer(hidden),
-        positions=(
-            None
-            if positions is None
-            else builder.pointer(builder.weights.vectors["embedding.positions.weight"])
-        ),
+        positions=builder.pointer(_position_table(builder)),
         position_offset=0 if positions is None else positions.offset,
         scale=embedding.scale,
         **table.operand,

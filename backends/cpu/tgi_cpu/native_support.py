@@ -8,7 +8,7 @@ from tgi.architectures import MLP, Attention, DynamicScaling, LongRopeScaling, M
 
 __all__ = ["ACTIVATIONS", "unsupported"]
 
-ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
+ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4, "relu_squared": 5}
 
 
 def unsupported(spec: ModelSpec) -> tuple[str, ...]:
@@ -47,6 +47,10 @@ def _unsupported_attention(mixer: Attention) -> Iterator[str]:
         or not mixer.causal
     ):
         yield "this kind of attention"
+    if mixer.qk_norm_after_rope:
+        yield "a query norm after the rotary embedding"
+    if mixer.position_scale is not None:
+        yield "a query scale that depends on the position"
     if mixer.qk_norm_over != "head" and mixer.q_norm is not None:
         yield "a query norm over all heads"
     if any(norm is not None and norm.bias for norm in (mixer.q_norm, mixer.k_norm)):

@@ -145,8 +145,13 @@ class NativeWeights:
         Returns None if none of the matrix's parameters has a bias.
         """
         plan = matrix.plan
+        # The embedding is the weight of a tied head, whose bias is `head.bias`.
         values = {
-            parameter: self.vectors.get(parameter.removesuffix("weight") + "bias")
+            parameter: self.vectors.get(
+                "head.bias"
+                if parameter == "embedding.weight"
+                else parameter.removesuffix("weight") + "bias"
+            )
             for parameter in plan.parameter_rows
         }
         if all(bias is None for bias in values.values()):

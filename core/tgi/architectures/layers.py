@@ -5,7 +5,7 @@ from __future__ import annotations
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.spec import MLP, Attention, Block, Branch, Layer, MixtureOfExperts, Norm
 
-__all__ = ["FeedForward", "parallel", "sequential", "sliding_layers"]
+__all__ = ["FeedForward", "dense_layers", "parallel", "sequential", "sliding_layers"]
 
 FeedForward = MLP | MixtureOfExperts
 
@@ -39,6 +39,19 @@ def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Lay
     return Layer(
         blocks=(Block(branches=(Branch(mixer=attention), Branch(mixer=feed_forward)), norm=norm),)
     )
+
+
+def dense_layers(reader: ConfigReader, num_layers: int, *, default: int) -> tuple[bool, ...]:
+    """Return for each layer whether it has an MLP in place of a mixture of experts.
+
+    The config's `mlp_layer_types` is used if it is present. Otherwise the first
+    `first_k_dense_replace` layers have an MLP. `default` is the default of this number.
+    """
+    kinds = reader.strings("mlp_layer_types", ("dense", "sparse"), num_layers)
+    if kinds is not None:
+        return tuple(kind == "dense" for kind in kinds)
+    count = reader.integer("first_k_dense_replace", default=default, minimum=0)
+    return tuple(layer < count for layer in range(num_layers))
 
 
 def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:

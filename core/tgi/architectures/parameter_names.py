@@ -14,6 +14,7 @@ from tgi.architectures.spec import (
     Attention,
     CrossAttention,
     LatentAttention,
+    LearnedPositions,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -175,6 +176,9 @@ def _mlp(mixer: MLP, hidden: int) -> Tensors:
         yield from _linear("gate", mixer.intermediate_size, hidden, mixer.bias)
     yield from _linear("up", mixer.intermediate_size, hidden, mixer.bias)
     yield from _linear("down", hidden, mixer.intermediate_size, mixer.bias)
+    if mixer.activation == "xielu":
+        yield "alpha_p", (1,)
+        yield "alpha_n", (1,)
 
 
 def _mixture(mixer: MixtureOfExperts, hidden: int) -> Tensors:
@@ -240,7 +244,7 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"embedding.weight": (spec.vocab_size, size)}
     if size != hidden:
         shapes["embedding.projection.weight"] = (hidden, size)
-    if embedding.positions is not None:
+    if isinstance(embedding.positions, LearnedPositions):
         rows = embedding.positions.num_positions + embedding.positions.offset
         shapes["embedding.positions.weight"] = (rows, hidden)
     shapes.update(_norm("embedding.norm", embedding.norm, hidden))

@@ -13,9 +13,11 @@ __all__ = [
     "Llama3Scaling",
     "LongRopeScaling",
     "Part",
+    "PositionScale",
     "RelativeBias",
     "Rope",
     "RopeScaling",
+    "SinusoidalPositions",
     "YarnScaling",
 ]
 
@@ -89,6 +91,15 @@ class Rope(Part, frozen=True):
     scaling: RopeScaling | None = None
 
 
+class PositionScale(Part, frozen=True):
+    """Multiplies the query at position p by 1 + `beta` * log(1 + floor(p / `period`)) (ministral3,
+    arXiv 2501.19399).
+    """
+
+    beta: float
+    period: int
+
+
 class RelativeBias(Part, frozen=True):
     """T5's learned bias per head and distance bucket.
 
@@ -101,8 +112,19 @@ class RelativeBias(Part, frozen=True):
     shared: bool = True
 
 
-class LearnedPositions(Part, frozen=True):
+class LearnedPositions(Part, frozen=True, tag="learned"):
     """A table of `num_positions` + `offset` vectors that are added to the embedding.
+
+    The row of a token is its position + `offset`.
+    """
+
+    num_positions: int
+    offset: int = 0
+
+
+class SinusoidalPositions(Part, frozen=True, tag="sinusoidal"):
+    """A table of `num_positions` + `offset` vectors of sines and cosines (arXiv 1706.03762), which
+    are added to the embedding. The checkpoint does not contain the table.
 
     The row of a token is its position + `offset`.
     """

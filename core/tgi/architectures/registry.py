@@ -24,37 +24,65 @@ ENTRY_POINT_GROUP = "tgi.architectures"
 """
 
 FAMILIES = {
+    "apertus": "apertus",
+    "arcee": "arcee",
     "baichuan": "baichuan",
     "bloom": "bloom",
+    "codegen": "codegen",
     "cohere": "cohere",
     "cohere2": "cohere2",
+    "cohere2_moe": "cohere2_moe",
     "dbrx": "dbrx",
     "deepseek_v2": "deepseek_v2",
     "deepseek_v3": "deepseek_v3",
+    "ernie4_5": "ernie4_5",
+    "ernie4_5_moe": "ernie4_5_moe",
     "exaone": "exaone",
     "exaone4": "exaone4",
+    "exaone_moe": "exaone_moe",
     "falcon": "falcon",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "glm": "glm",
+    "glm4": "glm4",
+    "glm4_moe": "glm4_moe",
+    "glm4_moe_lite": "glm4_moe_lite",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
+    "gpt_neo": "gpt_neo",
     "gpt_neox": "gpt_neox",
     "gpt_oss": "gpt_oss",
     "gptj": "gptj",
     "granite": "granite",
     "granitemoe": "granitemoe",
+    "granitemoehybrid": "granitemoehybrid",
+    "granitemoeshared": "granitemoeshared",
+    "helium": "helium",
+    "hunyuan_v1_dense": "hunyuan_v1_dense",
+    "hunyuan_v1_moe": "hunyuan_v1_moe",
+    "internlm2": "internlm2",
+    "internlm3": "internlm3",
+    "kimi_k2": "deepseek_v3",
     "llama": "llama",
     "mamba": "mamba",
     "mamba2": "mamba2",
+    "minicpm": "minicpm",
+    "minicpm3": "minicpm3",
+    "ministral": "ministral",
+    "ministral3": "ministral3",
     "mistral": "mistral",
     "mixtral": "mixtral",
     "mpt": "mpt",
     "mt5": "t5",
+    "nemotron": "nemotron",
     "olmo": "olmo",
     "olmo2": "olmo2",
+    "olmo3": "olmo3",
+    "olmoe": "olmoe",
     "opt": "opt",
+    "persimmon": "persimmon",
     "phi": "phi",
     "phi3": "phi3",
     "phimoe": "phimoe",
@@ -65,9 +93,13 @@ FAMILIES = {
     "qwen3_next": "qwen3_next",
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
+    "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
+    "solar_open": "solar_open",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
     "t5": "t5",
+    "xglm": "xglm",
 }
 """Maps `model_type` to the module in `families` that reads the config. Identical architectures
 share a module.
@@ -103,6 +135,8 @@ def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
     if reader is None:
         return _read_text_spec(config)
     spec = reader(config)
+    if isinstance(spec, GenericSpec) and model_type in FAMILIES:
+        return spec  # a variant of the family that cannot be described as a `ModelSpec` yet
     if not isinstance(spec, ModelSpec):
         raise ModelError(
             f"The architecture plugin for `{model_type}` returned {type(spec).__name__} instead of"
@@ -127,7 +161,9 @@ def _read_text_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
     if text is None or text["model_type"] not in FAMILIES:
         return generic_spec(config)
     spec = _read_spec(text)
-    return with_outer_names(spec, model_type) if isinstance(spec, ModelSpec) else spec
+    return (
+        with_outer_names(spec, model_type) if isinstance(spec, ModelSpec) else generic_spec(config)
+    )
 
 
 def _find_reader(model_type: str) -> Callable[[dict[str, Any]], object] | None:

@@ -1,4 +1,5 @@
-"""Rotary embedding: reads a `Rope` from a config, and computes its frequencies.
+"""Rotary embedding: reads a `Rope` from a config, and computes its frequencies. The module also
+computes the table of sinusoidal positions.
 
 Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), Llama
 3.1's model card.
@@ -19,10 +20,17 @@ from tgi.architectures.spec import (
     LongRopeScaling,
     Rope,
     RopeScaling,
+    SinusoidalPositions,
     YarnScaling,
 )
 
-__all__ = ["inverse_frequencies", "original_length", "read_rope", "yarn_mscale"]
+__all__ = [
+    "inverse_frequencies",
+    "original_length",
+    "read_rope",
+    "sinusoidal_table",
+    "yarn_mscale",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -153,6 +161,20 @@ def original_length(rope: Rope) -> int | None:
         if isinstance(rope.scaling, DynamicScaling | LongRopeScaling)
         else None
     )
+
+
+def sinusoidal_table(positions: SinusoidalPositions, size: int) -> npt.NDArray[np.float32]:
+    """Compute the table of sinusoidal positions, float32 [num_positions + offset, size].
+
+    The angles are computed in float32, as in `transformers`. The first half of a row contains
+    sines, and the second half contains cosines.
+    """
+    half = size // 2
+    step = np.float32(math.log(10_000) / (half - 1))
+    frequencies = np.exp(-np.arange(half, dtype=np.float32) * step)
+    rows = np.arange(positions.num_positions + positions.offset, dtype=np.float32)
+    angles = rows[:, None] * frequencies[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:

@@ -20,6 +20,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from tgi.architectures.mixers import (
+    MLP,
+    Activation,
+    Attention,
+    CacheKind,
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
+    Mixer,
+    MixtureOfExperts,
+    Norm,
+    Router,
+    StateSpace,
+)
 from tgi.architectures.positions import (
     DynamicScaling,
     LearnedPositions,
@@ -27,9 +41,11 @@ from tgi.architectures.positions import (
     Llama3Scaling,
     LongRopeScaling,
     Part,
+    PositionScale,
     RelativeBias,
     Rope,
     RopeScaling,
+    SinusoidalPositions,
     YarnScaling,
 )
 
@@ -56,228 +72,21 @@ __all__ = [
     "MixtureOfExperts",
     "ModelSpec",
     "Norm",
+    "PositionScale",
     "RelativeBias",
     "Rope",
     "RopeScaling",
     "Router",
+    "SinusoidalPositions",
     "Stack",
     "StateSpace",
     "WeightRule",
     "YarnScaling",
 ]
 
-Activation = Literal[
-    "silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"
+WeightLayout = Literal[
+    "rows", "grouped", "by_head", "quarters", "alternating", "flat", "single_row"
 ]
-"""`gelu` is the exact function (erf), `gelu_tanh` its tanh approximation, `gelu_quick` is
-x*sigmoid(1.702x), and `silu_clamped` is the clamped gate of gpt_oss.
-"""
-
-CacheKind = Literal["none", "full", "window", "state", "cross"]
-
-WeightLayout = Literal["rows", "grouped", "by_head", "alternating", "flat"]
-
-
-class Norm(Part, frozen=True):
-    """A norm over the last dimension. If `unit_offset` is set, the checkpoint contains the weight
-    minus 1 (gemma).
-    """
-
-    kind: Literal["rms", "layer"]
-    eps: float
-    bias: bool = False
-    weight: bool = True
-    unit_offset: bool = False
-
-
-class Attention(Part, frozen=True, tag="attention"):
-    """Self-attention over the cache.
-
-    `window` includes the token itself: a query at p attends to positions p - window + 1 to p.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scale: float
-    v_head_dim: int | None = None  # None means head_dim
-    rope: Rope | None = None
-    alibi: bool = False
-    alibi_scale: float = 1.0  # factor of the slopes; in falcon it is equal to `scale`
-    alibi_bias_max: float = 8.0  # the smallest slope is 2^-alibi_bias_max (mpt)
-    window: int | None = None
-    softcap: float | None = None
-    qkv_bias: bool = False
-    output_bias: bool = False
-    q_norm: Norm | None = None  # applied before the rotary embedding
-    k_norm: Norm | None = None
-    # each_head: a norm over each head, in which every head has its own weights
-    qk_norm_over: Literal["head", "each_head", "all"] = "head"
-    clip_qkv: float | None = None
-    sinks: bool = False  # each head has a learned logit that takes part in the softmax
-    relative_bias: RelativeBias | None = None
-    causal: bool = True
-    # The heads' outputs are multiplied by a sigmoid of a projection of the input (qwen3_next).
-    output_gate: bool = False
-
-    @property
-    def cache(self) -> CacheKind:
-        """The kind of cache. Attention of an encoder needs no cache."""
-        if not self.causal:
-            return "none"
-        return "full" if self.window is None else "window"
-
-
-class CrossAttention(Part, frozen=True, tag="cross_attention"):
-    """Attention from the decoder to the encoder's output."""
-
-    num_heads: int
-    head_dim: int
-    scale: float
-    qkv_bias: bool = False
-    output_bias: bool = False
-
-    @property
-    def cache(self) -> CacheKind:
-        """Keys and values of the encoder's output, which are written once."""
-        return "cross"
-
-
-class LatentAttention(Part, frozen=True, tag="latent_attention"):
-    """Multi-head latent attention (DeepSeek V2).
-
-    Keys and values are cached as one low-rank vector per token.
-    """
-
-    num_heads: int
-    q_lora_rank: int | None  # None means a plain query projection
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
-    scale: float
-    rope: Rope
-    norm: Norm  # for each of the two low-rank vectors
-    qkv_bias: bool = False  # whether the projections to the low ranks have a bias
-    output_bias: bool = False
-
-    @property
-    def cache(self) -> CacheKind:
-        """A vector of kv_lora_rank + qk_rope_head_dim values per token."""
-        return "full"
-
-
-class StateSpace(Part, frozen=True, tag="state_space"):
-    """A Mamba mixer.
-
-    Version 1 has a state for each channel and uses `dt_rank`. Version 2 has heads, groups and a
-    gated norm.
-    """
-
-    version: Literal[1, 2]
-    inner_size: int
-    state_size: int
-    conv_kernel: int
-    num_heads: int = 0
-    head_dim: int = 0
-    num_groups: int = 1
-    dt_rank: int = 0
-    dt_limit: tuple[float, float] | None = None
-    conv_bias: bool = True
-    proj_bias: bool = False
-    norm: Norm | None = None  # over each group of the inner vector, after the gate
-    norm_before_gate: bool = False
-    inner_norms: Norm | None = None  # for dt, B and C (falcon_mamba, jamba)
-
-    @property
-    def cache(self) -> CacheKind:
-        """A convolution window and a recurrent state per sequence."""
-        return "state"
-
-
-class LinearAttention(Part, frozen=True, tag="linear_attention"):
-    """Linear attention with the gated delta rule (qwen3_next)."""
-
-    num_key_heads: int
-    num_value_heads: int
-    key_head_dim: int
-    value_head_dim: int
-    conv_kernel: int
-    norm: Norm
-
-    @property
-    def cache(self) -> CacheKind:
-        """A convolution window and a state matrix per sequence."""
-        return "state"
-
-
-class MLP(Part, frozen=True, tag="mlp"):
-    """down(activation(gate(x)) * up(x)) if gated, else down(activation(up(x)))."""
-
-    intermediate_size: int
-    activation: Activation
-    gated: bool = True
-    bias: bool = False
-
-    @property
-    def cache(self) -> CacheKind:
-        """No cache."""
-        return "none"
-
-
-class Router(Part, frozen=True):
-    """The rules for the choice and the weights of the experts.
-
-    `score` is applied to the router's logits. With `top_k_first`, `score` is applied only to the
-    logits of the chosen experts (gpt_oss; mixtral uses an equivalent formula). With groups, experts
-    are chosen from the best `groups_per_token` groups. The score of a group is the sum of the
-    scores of its best `group_top` experts. `sparse_mixer` (arXiv 2409.12136, phimoe) chooses one
-    expert after the other. The weight of a chosen expert is its softmax probability. This softmax
-    includes only the remaining logits whose relative distance to the best remaining logit is at
-    most 2 * `jitter`.
-    """
-
-    score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
-    top_k_first: bool = False
-    normalize: bool = True  # the weights of the chosen experts sum to 1
-    scale: float = 1.0
-    bias: bool = False
-    # This bias is added to the scores by which experts are chosen, but not to their weights.
-    correction_bias: bool = False
-    num_groups: int = 1
-    groups_per_token: int = 1
-    group_top: int = 1
-    jitter: float = 0.0
-
-
-class MixtureOfExperts(Part, frozen=True, tag="moe"):
-    """A mixture of `num_experts` MLPs of the same shape, of which each token uses some.
-
-    `shared` is an additional MLP that every token uses.
-    """
-
-    num_experts: int
-    experts_per_token: int
-    expert: MLP
-    router: Router
-    shared: MLP | None = None
-    shared_gate: bool = False  # a sigmoid gate for the shared expert (qwen2_moe)
-
-    @property
-    def cache(self) -> CacheKind:
-        """No cache."""
-        return "none"
-
-
-Mixer = (
-    Attention
-    | CrossAttention
-    | LatentAttention
-    | StateSpace
-    | LinearAttention
-    | MLP
-    | MixtureOfExperts
-)
 
 
 class Branch(Part, frozen=True):
@@ -323,7 +132,7 @@ class Embedding(Part, frozen=True):
 
     scale: float = 1.0
     size: int | None = None
-    positions: LearnedPositions | None = None
+    positions: LearnedPositions | SinusoidalPositions | None = None
     norm: Norm | None = None
 
 
@@ -346,9 +155,12 @@ class WeightRule(Part, frozen=True):
       grouped      for each kv group its query heads, then its key head, then its value head
                    (falcon, gpt_neox, bloom)
       by_head      for each query head its rows of each parameter (qwen3_next)
+      quarters     for each of four blocks a quarter of each parameter's rows (codegen)
       alternating  single rows of each parameter in turn (gpt_oss)
     A parameter of all experts may also be stored as
       flat         [E * rows, …], one expert after the other (dbrx)
+    A vector may also be stored as
+      single_row   [1, n], a matrix with one row (ernie4_5_moe)
     `transposed` means stored as [in, out]. `unit_rows` means that the loader divides each row by
     its L2 norm (baichuan 2's head). A rule is ignored in layers that do not have its parameters.
     """

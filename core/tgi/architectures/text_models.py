@@ -24,6 +24,8 @@ _MODELS = frozenset(
         "llava_next",
         "llava_onevision",
         "mistral3",
+        "qwen2_5_omni",
+        "qwen2_5_omni_thinker",
         "smolvlm",
         "vipllava",
     }
@@ -45,12 +47,19 @@ _DEFAULTS: Mapping[str, dict[str, Any]] = MappingProxyType(
 )
 """Defaults of the text configs in `transformers`, which published configs omit."""
 
+_RENAMED = MappingProxyType({"qwen2_5_omni_text": "qwen2"})
+"""Text models whose architecture has another name. For a text without images and sounds, the rotary
+embedding of qwen2_5_omni_text is that of qwen2.
+"""
+
 _PREFIXES = (
     "model.language_model.",
     "language_model.model.",
     "language_model.",
     "model.text_model.model.",
     "model.text_model.",
+    "thinker.model.",
+    "thinker.",
 )
 _OTHER_TENSORS = (
     "*vision_tower.*",
@@ -58,6 +67,10 @@ _OTHER_TENSORS = (
     "*multi_modal_projector.*",
     "*connector.*",
     "*image_newline",
+    "*audio_tower.*",
+    "*visual.*",
+    "talker.*",
+    "token2wav.*",
 )
 
 
@@ -65,12 +78,16 @@ def text_config_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the config of the text model, with its `model_type`. Returns None if the model is not
     one of the known models with a text model inside.
     """
+    if config["model_type"] == "qwen2_5_omni":
+        thinker = config.get("thinker_config")
+        config = {**config, **thinker} if isinstance(thinker, dict) else config
     text = config.get("text_config")
     if config["model_type"] not in _MODELS or not isinstance(text, dict):
         return None
     model_type = text.get("model_type", "llama")
     if not isinstance(model_type, str):
         return None
+    model_type = _RENAMED.get(model_type, model_type)
     outer = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
     return {**_DEFAULTS.get(model_type, {}), **text, **outer, "model_type": model_type}
 

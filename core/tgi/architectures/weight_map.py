@@ -253,6 +253,8 @@ def stored_shape(placement: Placement) -> Shape:
     shape = (*first[:axis], rows, *first[axis + 1 :])
     if placement.rule.transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])
+    if placement.rule.layout == "single_row":
+        shape = (1, *shape)
     return (shape[0] * shape[1], *shape[2:]) if placement.rule.layout == "flat" else shape
 
 
@@ -283,6 +285,8 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
         whole = whole.reshape((shapes[0][0], -1, *expected[1:]))
     if placement.rule.transposed:
         whole = whole.swapaxes(-1, -2)
+    if placement.rule.layout == "single_row":
+        whole = whole.reshape(shapes[0])
     if len(parameters) == 1:
         return {parameters[0]: cast(TensorT, whole)}
     match placement.rule.layout:
@@ -297,7 +301,9 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             mixer = mixer_of(parameters[0], spec)
             assert isinstance(mixer, Attention), parameters
             pieces = _split_grouped(whole, placement, mixer.num_heads)
-        case "rows" | "flat":
+        case "quarters":
+            pieces = _split_grouped(whole, placement, 4)
+        case "rows" | "flat" | "single_row":
             axis = int(placement.is_stacked)
             ends = [
                 sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))

@@ -226,7 +226,7 @@ def _find_model(context: _Context, request: StartRequest) -> Model:
 
 
 def _requested(options: ServeOptions, model: Model) -> RequestedLimits:
-    features = ["device_token", "logprobs", "mask", "multi_token", "prefix_cache"]
+    features = ["device_token", "late_mask", "logprobs", "mask", "multi_token", "prefix_cache"]
     if options.enable_prefill_logprobs or model.scores_prompts:
         features.append("prompt_logprobs")
     return RequestedLimits(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tgi.grammar.constraint import Constraint, GrammarError
-from tgi.grammar.json_schema import normalized_schema
 from tgi.grammar.json_text import check_text, parse_json, short_json
 from tgi.grammar.lark import lark_string, normalized_lark
 from tgi.grammar.limits import MAX_CHOICES
 from tgi.grammar.matcher import Matcher
 from tgi.grammar.regex import regex_literal
+from tgi.grammar.schema.normalizer import normalized_schema
 from tgi.grammar.vocabulary import Vocabulary
 from tgi.types import Guidance
 

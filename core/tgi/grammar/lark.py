@@ -9,9 +9,9 @@ from typing import Final
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.json_schema import normalized_schema
 from tgi.grammar.json_text import check_text
 from tgi.grammar.limits import MAX_GBNF_BYTES, MAX_INTERSECTIONS, MAX_NESTING
+from tgi.grammar.schema.normalizer import normalized_schema
 from tgi.grammar.token_table import TokenTable
 
 __all__ = ["lark_string", "marker", "normalized_lark", "resolved_markers"]

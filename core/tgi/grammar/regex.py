@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.pattern import check_regex_size, translated_pattern
+from tgi.grammar.schema.pattern import check_regex_size, translated_pattern
 
 __all__ = ["regex_literal"]
 

@@ -67,11 +67,12 @@ def test_a_family_that_only_transformers_knows(tmp_path, capsys):
         "intermediate_size": 24,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
+        "head_dim": 8,
     }
     write_tokenizer(tmp_path)
-    model = save_checkpoint("smollm3", tmp_path, num_key_value_heads=1, pad_token_id=0, **sizes)
+    model = save_checkpoint("cwm", tmp_path, num_key_value_heads=1, pad_token_id=0, **sizes)
     card, backends = inspect(capsys, tmp_path)
-    assert (card["family"], card["is_built_in"]) == ("smollm3", False)
+    assert (card["family"], card["is_built_in"]) == ("cwm", False)
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
     assert backends["cpu"]["status"] == "slow"
     assert "transformers" in backends["cpu"]["reasons"][0]

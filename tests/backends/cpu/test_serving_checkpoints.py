@@ -20,7 +20,7 @@ from tgi.text import Tokenizer
 def test_the_fallback_serves_and_logs_that_it_is_slow(tmp_path, tiny_model):
     path = shutil.copytree(tiny_model, tmp_path / "model")
     tokenizer = Tokenizer.load(tiny_model)
-    model = save_checkpoint("smollm3", path, vocab_size=tokenizer.vocab_size, **SMALL)
+    model = save_checkpoint("cwm", path, vocab_size=tokenizer.vocab_size, head_dim=8, **SMALL)
     prompt = tokenizer.encode("once upon a time", add_special_tokens=True).ids
     expected = model.generate(
         torch.tensor([prompt]),
@@ -55,7 +55,7 @@ def test_the_fallback_serves_and_logs_that_it_is_slow(tmp_path, tiny_model):
     assert once["generated_text"] == again["generated_text"]
     assert max_total_tokens == 64
     assert (
-        "`smollm3` is not built in: it runs with transformers' modelling code"
+        "`cwm` is not built in: it runs with transformers' modelling code"
         in (tmp_path / "log").read_text()
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.backends.checkpoints import save_checkpoint
+from tests.backends.mixer_checkpoints import DECODERS as MIXER_DECODERS
 from tests.backends.paged_batch import PagedSequence, step
 from tgi.architectures import Attention, ModelSpec, load_spec
 from tgi.architectures.parameter_names import mixer_of
@@ -73,6 +74,31 @@ def to_santacoder(tensors: Tensors, config: Config) -> Tensors:
             ].contiguous()
         else:
             converted[name] = stored
+    return converted
+
+
+def to_internlm2(tensors: Tensors, config: Config) -> Tensors:
+    """Convert llama: each kv group's queries, key and value become consecutive rows."""
+    converted = {}
+    names = (
+        ("embed_tokens", "tok_embeddings"),
+        ("lm_head", "output"),
+        ("input_layernorm", "attention_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.o_proj", "attention.wo"),
+        ("mlp.gate_proj", "feed_forward.w1"),
+        ("mlp.up_proj", "feed_forward.w3"),
+        ("mlp.down_proj", "feed_forward.w2"),
+    )
+    groups = config["num_key_value_heads"]
+    for name, tensor in renamed(*names)(tensors, config).items():
+        if ".q_proj." in name:
+            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            by_group = [part.unflatten(0, (groups, -1)) for part in parts]
+            fused = torch.cat(by_group, dim=1).flatten(0, 1)
+            converted[name.replace("self_attn.q_proj", "attention.wqkv")] = fused
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            converted[name] = tensor
     return converted
 
 
@@ -153,6 +179,49 @@ CONVERSIONS = {
             layer_norm_epsilon=config["rms_norm_eps"],
             rope_theta=500.0,
             rope_scaling={"rope_type": "linear", "factor": 2.0},
+        ),
+    ),
+    "internlm2": Conversion(
+        "llama",
+        {"attention_bias": True, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+        to_internlm2,
+        lambda config: kept(
+            config,
+            *LLAMA,
+            "max_position_embeddings",
+            "num_key_value_heads",
+            model_type="internlm2",
+            bias=True,
+            rope_scaling={"type": "dynamic", "factor": 2.0},
+            rope_theta=500.0,
+            tie_word_embeddings=False,
+        ),
+    ),
+    "kimi_k2": Conversion(
+        "deepseek_v3",
+        MIXER_DECODERS["deepseek_v3"][1] | {"vocab_size": 101},
+        renamed(),
+        lambda config: config | {"model_type": "kimi_k2"},
+    ),
+    "minicpm": Conversion(
+        "granite",
+        {
+            "attention_multiplier": 8**-0.5,
+            "embedding_multiplier": 12,
+            "logits_scaling": 4,
+            "residual_multiplier": 1.4 / 3**0.5,
+        },
+        renamed(),
+        lambda config: kept(
+            config,
+            *LLAMA,
+            "max_position_embeddings",
+            "num_key_value_heads",
+            model_type="minicpm",
+            dim_model_base=8,
+            scale_depth=1.4,
+            scale_emb=12,
+            tie_word_embeddings=False,
         ),
     ),
     "santacoder": Conversion(

@@ -39,11 +39,13 @@ def model(tmp_path: Path) -> PreTrainedModel:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 3,
     }
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     tokenizer = write_tokenizer(tmp_path)
     model = save_checkpoint(
-        "smollm3", tmp_path / "model", vocab_size=tokenizer.get_vocab_size(), **sizes, **special
+        "cwm", tmp_path / "model", vocab_size=tokenizer.get_vocab_size(), **sizes, **special
     )
     write_tokenizer(tmp_path / "model")
     return model

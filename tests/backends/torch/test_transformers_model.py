@@ -33,7 +33,7 @@ MAMBA = {
     "mamba_chunk_size": 8,
 }
 FAMILIES = {
-    "smollm3": SIZES,
+    "cwm": SIZES | {"head_dim": 8},
     "jamba": (
         SIZES
         | {
@@ -206,7 +206,7 @@ def test_a_dropped_sequence_leaves_no_cache(served):
 
 
 def test_a_lost_tensor_is_named(checkpoints, tmp_path):
-    path = shutil.copytree(checkpoints["smollm3"][0], tmp_path / "checkpoint")
+    path = shutil.copytree(checkpoints["cwm"][0], tmp_path / "checkpoint")
     tensors = load_file(path / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
@@ -217,7 +217,7 @@ def test_a_lost_tensor_is_named(checkpoints, tmp_path):
 
 
 def test_an_unknown_family_gives_one_line(checkpoints, tmp_path):
-    path = shutil.copytree(checkpoints["smollm3"][0], tmp_path / "checkpoint")
+    path = shutil.copytree(checkpoints["cwm"][0], tmp_path / "checkpoint")
     change_config(path, model_type="unheard_of")
     with pytest.raises(
         ModelError, match=r"transformers .* cannot run the architecture `unheard_of`"
@@ -259,11 +259,11 @@ def test_code_of_a_checkpoint_runs_only_if_it_is_trusted(checkpoints, tmp_path):
     """Without the option no code runs. With the option the canary file proves that it runs."""
     known, unknown, foreign = (tmp_path / name for name in ("known", "unknown", "foreign"))
     for path, model_type, repository in (
-        (known, "smollm3", ""),
+        (known, "cwm", ""),
         (unknown, "own", ""),
         (foreign, "own", "else/where--"),
     ):
-        shutil.copytree(checkpoints["smollm3"][0], path)
+        shutil.copytree(checkpoints["cwm"][0], path)
         code = {
             "AutoConfig": f"{repository}code_of_it.Config",
             "AutoModelForCausalLM": f"{repository}code_of_it.Model",
@@ -298,7 +298,7 @@ def test_without_transformers_the_error_names_the_extra(checkpoints):
         " sep='\\n')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(checkpoints["smollm3"][0])],
+        [sys.executable, "-c", code, str(checkpoints["cwm"][0])],
         capture_output=True,
         text=True,
         check=True,

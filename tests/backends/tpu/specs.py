@@ -15,8 +15,10 @@ from tgi.architectures import ModelSpec, load_spec
 __all__ = ["COVERED", "OTHERS", "REFUSED", "spec_of"]
 
 COVERED = (
+    "apertus",
     "bloom-residual-from-norm",
     "cohere-norms",
+    "cohere2_moe",
     "dbrx",
     "falcon-alibi",
     "gemma2",
@@ -26,8 +28,10 @@ COVERED = (
     "gpt_oss",
     "gptj",
     "granitemoe",
+    "hunyuan_v1_dense",
     "llama-dynamic",
     "llama-llama3",
+    "ministral3",
     "mistral",
     "mixtral",
     "mpt-clipped",

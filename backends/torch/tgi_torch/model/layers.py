@@ -12,8 +12,17 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import Block, Branch, ModelSpec, Norm, Stack
+from tgi.architectures import (
+    Block,
+    Branch,
+    LearnedPositions,
+    ModelSpec,
+    Norm,
+    SinusoidalPositions,
+    Stack,
+)
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.rotary import Rotation
@@ -186,10 +195,22 @@ def build_norm(build: BuildContext, norm: Norm | None, prefix: str, size: int) -
     weight = parameters.create(f"{prefix}.weight", size) if norm.weight else None
     if norm.kind == "layer":
         bias = parameters.create(f"{prefix}.bias", size) if norm.bias else None
-        return LayerNorm(ops.layer_norm, weight, bias, norm.eps)
+        apply = partial(_add_one, ops.layer_norm) if norm.unit_offset else ops.layer_norm
+        return LayerNorm(apply, weight, bias, norm.eps)
     if weight is None:
         weight = torch.ones(size, dtype=parameters.dtype, device=parameters.device)
     return RMSNorm(ops.rms_norm_unit_offset if norm.unit_offset else ops.rms_norm, weight, norm.eps)
+
+
+def _add_one(
+    layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Apply a layer norm whose weight is stored minus 1."""
+    return layer_norm(x, None if weight is None else weight + 1.0, bias, eps)
 
 
 @final
@@ -219,10 +240,11 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
     add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
     if embedding.positions is not None:
-        rows = embedding.positions.num_positions + embedding.positions.offset
-        position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
         add_positions = partial(
-            _add_positions, build.ops.embedding, position_table, embedding.positions.offset
+            _add_positions,
+            build.ops.embedding,
+            _build_positions(build, embedding.positions, spec.hidden_size),
+            embedding.positions.offset,
         )
     return EmbeddingLayer(
         lookup=build_lookup(build, table),
@@ -236,6 +258,17 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
         add_positions=add_positions,
         norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
     )
+
+
+def _build_positions(
+    build: BuildContext, positions: LearnedPositions | SinusoidalPositions, size: int
+) -> Tensor:
+    """Build the table of position vectors, [num_positions + offset, size]."""
+    if isinstance(positions, SinusoidalPositions):
+        table = torch.from_numpy(sinusoidal_table(positions, size))
+        return table.to(build.parameters.device, build.parameters.dtype)
+    rows = positions.num_positions + positions.offset
+    return build.parameters.create("embedding.positions.weight", rows, size)
 
 
 def embedding_size(spec: ModelSpec) -> int:

@@ -15,8 +15,10 @@ from typing import final
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tgi.architectures import MLP, Activation, Attention, Norm
+from tgi.architectures.mixers import XIELU_BETA, XIELU_EPSILON
 from tgi.backend import ModelError
 from tgi_torch.attention.alibi import alibi_slopes
 from tgi_torch.attention.paged import AttentionSettings
@@ -53,21 +55,29 @@ class AttentionMixer:
     v_head_dim: int
     layer: int  # index of the layer's cache
     plan: int  # index in StepContext.plans
-    clip: Transform
     normalize: Transform  # for the query and key heads [T, H + K, D]
+    clip: Transform
     rotate: Rotate  # rotates the query and key heads in place
+    normalize_rotated: Transform  # for the rotated query and key heads [T, H + K, D]
+    scale_query: Callable[[Tensor, Tensor], Tensor]  # maps (query, positions) to scaled queries
     gate: Callable[[Tensor, Tensor], Tensor]  # maps (x, outputs of the heads) to gated outputs
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         num_rotated = self.num_heads + self.num_kv_heads
-        qkv = self.clip(self.qkv(x))
-        heads = self.normalize(
-            qkv[:, : num_rotated * self.head_dim].view(-1, num_rotated, self.head_dim)
+        qkv = self.qkv(x)
+        heads = self.clip(
+            self.normalize(
+                qkv[:, : num_rotated * self.head_dim].view(-1, num_rotated, self.head_dim)
+            )
         )
-        value = qkv[:, num_rotated * self.head_dim :].view(-1, self.num_kv_heads, self.v_head_dim)
+        value = self.clip(
+            qkv[:, num_rotated * self.head_dim :].view(-1, self.num_kv_heads, self.v_head_dim)
+        )
         self.rotate(heads, context)
-        query, key = heads[:, : self.num_heads], heads[:, self.num_heads :]
+        heads = self.normalize_rotated(heads)
+        query = self.scale_query(heads[:, : self.num_heads], context.metadata.positions)
+        key = heads[:, self.num_heads :]
         cache = context.kv_cache.layers[self.layer]
         self.ops.write_kv(key, value, cache, context.metadata.slot_mapping)
         return self.output(
@@ -102,7 +112,7 @@ def build_attention(
         "k": spec.num_kv_heads * spec.head_dim,
         "v": spec.num_kv_heads * v_head_dim,
     }
-    parameters = build.parameters
+    norm_of_heads, is_after = _build_qk_norm(build, spec, prefix), spec.qk_norm_after_rope
     return AttentionMixer(
         ops=build.ops,
         qkv=build_linear(build, prefix, rows, build.hidden_size, bias=spec.qkv_bias),
@@ -124,16 +134,25 @@ def build_attention(
             if spec.clip_qkv is None
             else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv)
         ),
-        normalize=_build_qk_norm(build, spec, prefix),
+        normalize=identity if is_after else norm_of_heads,
         rotate=_build_rotate(build.ops, spec, rotation),
+        normalize_rotated=norm_of_heads if is_after else identity,
+        scale_query=_build_query_scale(spec),
         gate=_build_gate(build, spec, prefix),
-        settings=AttentionSettings(
-            scale=spec.scale,
-            softcap=spec.softcap,
-            alibi_slopes=_alibi_slopes(spec).to(parameters.device) if spec.alibi else None,
-            sinks=parameters.create(f"{prefix}.sinks", spec.num_heads) if spec.sinks else None,
-            relative_bias=relative_bias,
-        ),
+        settings=_build_settings(build, spec, prefix, relative_bias),
+    )
+
+
+def _build_settings(
+    build: BuildContext, spec: Attention, prefix: str, relative_bias: RelativePositionBias | None
+) -> AttentionSettings:
+    parameters = build.parameters
+    return AttentionSettings(
+        scale=spec.scale,
+        softcap=spec.softcap,
+        alibi_slopes=_alibi_slopes(spec).to(parameters.device) if spec.alibi else None,
+        sinks=parameters.create(f"{prefix}.sinks", spec.num_heads) if spec.sinks else None,
+        relative_bias=relative_bias,
     )
 
 
@@ -212,6 +231,21 @@ def _build_rotate(ops: Ops, spec: Attention, rotation: int | None) -> Rotate:
     return partial(_rotate, ops.rotary, rotation, spec.rope.interleaved)
 
 
+def _build_query_scale(spec: Attention) -> Callable[[Tensor, Tensor], Tensor]:
+    rule = spec.position_scale
+    return _unscaled if rule is None else partial(_scale_query, rule.beta, rule.period)
+
+
+def _unscaled(query: Tensor, positions: Tensor) -> Tensor:
+    return query
+
+
+def _scale_query(beta: float, period: int, query: Tensor, positions: Tensor) -> Tensor:
+    """Multiply the queries [T, H, D] by the factors of their positions int64 [T]."""
+    scale = 1 + beta * torch.log1p((positions // period).float())
+    return query * scale.to(query.dtype)[:, None, None]
+
+
 def _no_rotation(heads: Tensor, context: StepContext) -> None:
     """Do nothing. This function is used by models without rotary embedding."""
 
@@ -245,13 +279,35 @@ def build_mlp(build: BuildContext, spec: MLP, prefix: str) -> MLPMixer:
     """Build a feed-forward layer with the parameters `<prefix>.{gate,up,down}…`."""
     names = ("gate", "up") if spec.gated else ("up",)
     rows = dict.fromkeys(names, spec.intermediate_size)
-    apply = build.ops.gated_activation if spec.gated else build.ops.activation
     return MLPMixer(
         expand=build_linear(build, prefix, rows, build.hidden_size, bias=spec.bias),
-        activation=partial(_activate, apply, spec.activation),
+        activation=_build_activation(build, spec, prefix),
         down=build_linear(
             build, prefix, {"down": build.hidden_size}, spec.intermediate_size, bias=spec.bias
         ),
+    )
+
+
+def _build_activation(build: BuildContext, spec: MLP, prefix: str) -> Transform:
+    if spec.activation == "xielu":
+        assert not spec.gated, "no model has a gated xielu"
+        alpha_p, alpha_n = (
+            build.parameters.create(f"{prefix}.{name}", 1) for name in ("alpha_p", "alpha_n")
+        )
+        return partial(_xielu, alpha_p, alpha_n)
+    apply = build.ops.gated_activation if spec.gated else build.ops.activation
+    return partial(_activate, apply, spec.activation)
+
+
+def _xielu(alpha_p: Tensor, alpha_n: Tensor, x: Tensor) -> Tensor:
+    """Apply xIELU (arXiv 2411.13010) to x [T, n]. A softplus is applied to the two parameters [1].
+
+    The formula and its rounding in 16 bits are those of `transformers`.
+    """
+    above = functional.softplus(alpha_p) * x * x + XIELU_BETA * x
+    below = torch.expm1(x.clamp(max=XIELU_EPSILON)) - x
+    return torch.where(
+        x > 0, above, below * (XIELU_BETA + functional.softplus(alpha_n)) + XIELU_BETA * x
     )
 
 

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from tgi.architectures import Activation, MixtureOfExperts, Router
-from tgi_torch.model.layers import BuildContext, Linear, StepContext, build_linear
+from tgi_torch.model.layers import (
+    BuildContext,
+    Linear,
+    StepContext,
+    Transform,
+    build_linear,
+    identity,
+)
 from tgi_torch.model.mixers import MLPMixer, build_mlp
 
 __all__ = ["MixtureOfExpertsMixer", "build_mixture_of_experts", "route"]
@@ -50,6 +57,7 @@ class MixtureOfExpertsMixer:
     choose: Callable[[Tensor], tuple[Tensor, Tensor]]
     experts: Experts
     shared: Callable[[Tensor, StepContext], Tensor]
+    scale: Transform
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         out = self.shared(x, context)
@@ -58,7 +66,7 @@ class MixtureOfExpertsMixer:
             tokens, place = torch.where(chosen == expert)
             share = weights[tokens, place].unsqueeze(-1)
             out.index_add_(0, tokens, (self.experts(x[tokens], expert) * share).to(out.dtype))
-        return out
+        return self.scale(out)
 
 
 def route(
@@ -129,6 +137,7 @@ def build_mixture_of_experts(
         choose=partial(route, spec.router, spec.experts_per_token, correction),
         experts=_build_experts(build, spec, f"{prefix}.experts"),
         shared=_build_shared(build, spec, prefix),
+        scale=identity if spec.scale == 1.0 else partial(torch.mul, other=spec.scale),
     )
 
 

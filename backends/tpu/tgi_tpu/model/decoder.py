@@ -13,8 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Rope
+from tgi.architectures import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    MixtureOfExperts,
+    ModelSpec,
+    Rope,
+    SinusoidalPositions,
+)
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi_tpu.attention.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache
 from tgi_tpu.attention.paged import AttentionRule, sequence_of_token, step_of_layer
 from tgi_tpu.attention.plan import AttentionPlan, write_and_attend
@@ -149,10 +159,12 @@ def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     if "embedding.projection.weight" in weights:
         x = linear(x, weights, "embedding.projection")
     if rules.positions is not None:
-        x = (
-            x
-            + vector(weights, "embedding.positions.weight")[step.positions + rules.positions.offset]
+        positions = (
+            jnp.asarray(sinusoidal_table(rules.positions, spec.hidden_size), table.dtype)
+            if isinstance(rules.positions, SinusoidalPositions)
+            else vector(weights, "embedding.positions.weight")
         )
+        x = x + positions[step.positions + rules.positions.offset]
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
@@ -268,24 +280,31 @@ def _heads(
     context: _Context, mixer: Attention, weights: Weights, y: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute query [T, H, D], key and value [T, K, D], with norms and rotary embedding applied."""
+
+    def normalized(q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return (
+            norm(q, mixer.q_norm, weights, "attention.q_norm"),
+            norm(k, mixer.k_norm, weights, "attention.k_norm"),
+        )
+
     q, k, v = (linear(y, weights, f"attention.{part}") for part in "qkv")
-    if mixer.clip_qkv is not None:
-        q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
     over_all = mixer.qk_norm_over == "all"
     if over_all:
-        q, k = (
-            norm(q, mixer.q_norm, weights, "attention.q_norm"),
-            norm(k, mixer.k_norm, weights, "attention.k_norm"),
-        )
+        q, k = normalized(q, k)
     q, k, v = (part.reshape(len(y), -1, mixer.head_dim) for part in (q, k, v))
-    if not over_all:  # a weight [H, D] applies to each head separately
-        q, k = (
-            norm(q, mixer.q_norm, weights, "attention.q_norm"),
-            norm(k, mixer.k_norm, weights, "attention.k_norm"),
-        )
+    # A weight [H, D] applies to each head separately.
+    if not over_all and not mixer.qk_norm_after_rope:
+        q, k = normalized(q, k)
+    if mixer.clip_qkv is not None:
+        q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
     if mixer.rope is not None:
         turn = context.rotations[mixer.rope]
         q, k = rotate(q, mixer.rope, turn), rotate(k, mixer.rope, turn)
+    if not over_all and mixer.qk_norm_after_rope:
+        q, k = normalized(q, k)
+    if (rule := mixer.position_scale) is not None:
+        turns = (context.step.positions // rule.period).astype(jnp.float32)
+        q = q * (1 + rule.beta * jnp.log1p(turns)).astype(q.dtype)[:, None, None]
     return q, k, v
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, Norm, Rope
+from tgi.architectures.mixers import XIELU_BETA, XIELU_EPSILON
 from tgi.architectures.rope import inverse_frequencies
 from tgi_tpu.weights.quantized import QuantizedMatrix, Weight, matmul
 
@@ -142,11 +143,27 @@ def _activate(x: jax.Array, kind: Activation) -> jax.Array:
             return jax.nn.relu(x)
         case "relu_squared":
             return jnp.square(jax.nn.relu(x))
+        case "xielu":
+            raise ValueError("xielu has parameters")
+
+
+def _xielu(x: jax.Array, alpha_p: jax.Array, alpha_n: jax.Array) -> jax.Array:
+    """Apply xIELU (arXiv 2411.13010) to x [T, n]. A softplus is applied to the two parameters
+    [1].
+    """
+    above = jax.nn.softplus(alpha_p) * x * x + XIELU_BETA * x
+    below = jnp.expm1(jnp.minimum(x, XIELU_EPSILON)) - x
+    return jnp.where(
+        x > 0, above, below * (XIELU_BETA + jax.nn.softplus(alpha_n)) + XIELU_BETA * x
+    ).astype(x.dtype)
 
 
 def mlp(x: jax.Array, rule: MLP, weights: Weights, name: str) -> jax.Array:
     """Apply the feed-forward mixer, [T, hidden] to [T, hidden]."""
     up = linear(x, weights, f"{name}.up")
+    if rule.activation == "xielu":
+        alphas = (vector(weights, f"{name}.{alpha}") for alpha in ("alpha_p", "alpha_n"))
+        return linear(_xielu(up, *alphas), weights, f"{name}.down")
     if not rule.gated:
         return linear(_activate(up, rule.activation), weights, f"{name}.down")
     gate = linear(x, weights, f"{name}.gate")

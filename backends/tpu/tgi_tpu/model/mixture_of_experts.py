@@ -55,7 +55,7 @@ def mixture_of_experts(
                 linear(x, weights, "moe.shared_gate").astype(jnp.float32)
             )
         out = out + shared
-    return out.astype(x.dtype)
+    return (out * rule.scale).astype(x.dtype)
 
 
 def _sum_of_experts(

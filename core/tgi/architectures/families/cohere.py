@@ -24,9 +24,9 @@ from tgi.architectures.layers import parallel
 from tgi.architectures.spec import Attention, Head, ModelSpec, Norm
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
-__all__ = ["cohere_spec", "norm_of", "spec"]
+__all__ = ["NORMS", "cohere_spec", "norm_of", "spec"]
 
-_NORMS: Modules = {"block0.norm": "input_layernorm"}
+NORMS: Modules = {"block0.norm": "input_layernorm"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
@@ -59,7 +59,7 @@ def cohere_spec(
             scale=reader.number("logit_scale", default=0.0625),
         ),
         weights=module_rules(FRAME)
-        + layer_rules(LAYER, _NORMS | ATTENTION | HEAD_NORMS | GATED_MLP),
+        + layer_rules(LAYER, NORMS | ATTENTION | HEAD_NORMS | GATED_MLP),
     )
 
 

@@ -15,9 +15,11 @@ from tgi.architectures.families.llama import (
     GATED_MLP,
     IGNORED,
     LAYER,
+    PRE_NORMS,
     decoder_spec,
     rms_norm,
 )
+from tgi.architectures.layers import dense_layers
 from tgi.architectures.rope import read_rope, yarn_mscale
 from tgi.architectures.spec import (
     MLP,
@@ -33,9 +35,16 @@ from tgi.architectures.spec import (
 )
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
-__all__ = ["deepseek_spec", "spec"]
+__all__ = [
+    "CORRECTION",
+    "EXPERTS",
+    "LATENT_ATTENTION",
+    "deepseek_spec",
+    "latent_attention",
+    "spec",
+]
 
-_ATTENTION: Modules = {
+LATENT_ATTENTION: Modules = {
     "latent_attention.norm": "input_layernorm",
     "latent_attention.q": "self_attn.q_proj",
     "latent_attention.q_a": "self_attn.q_a_proj",
@@ -46,9 +55,7 @@ _ATTENTION: Modules = {
     "latent_attention.kv_b": "self_attn.kv_b_proj",
     "latent_attention.o": "self_attn.o_proj",
 }
-_FEED_FORWARD: Modules = {
-    "mlp.norm": "post_attention_layernorm",
-    "moe.norm": "post_attention_layernorm",
+EXPERTS: Modules = {
     "moe.router": "mlp.gate",
     **{
         f"moe.experts.{part}": f"mlp.experts.{{expert}}.{part}_proj"
@@ -56,6 +63,10 @@ _FEED_FORWARD: Modules = {
     },
     **{f"moe.shared.{part}": f"mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")},
 }
+CORRECTION = WeightRule(
+    name=f"{LAYER}.mlp.gate.e_score_correction_bias",
+    parameters=("decoder.layers.{layer}.moe.router.correction",),
+)
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
@@ -77,7 +88,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         reader,
         "deepseek_v2",
         router,
-        dense_layers=reader.integer("first_k_dense_replace", default=0, minimum=0),
+        dense=dense_layers(reader, reader.integer("num_hidden_layers"), default=0),
     )
 
 
@@ -86,12 +97,12 @@ def deepseek_spec(
     model_type: str,
     router: Router,
     *,
-    dense_layers: int,
+    dense: tuple[bool, ...],
     interleaved: bool = True,
 ) -> ModelSpec:
-    """Build a model with this router. Its first `dense_layers` layers have no experts."""
+    """Build a model with this router. `dense` is whether a layer has no experts."""
     norm, num_layers = rms_norm(reader), reader.integer("num_hidden_layers")
-    attention = Block(branches=(Branch(mixer=_attention(reader, interleaved), norm=norm),))
+    attention = Block(branches=(Branch(mixer=latent_attention(reader, interleaved), norm=norm),))
     size = reader.integer("moe_intermediate_size")
     mixture = MixtureOfExperts(
         num_experts=reader.integer("n_routed_experts"),
@@ -100,24 +111,23 @@ def deepseek_spec(
         router=router,
         shared=_mlp(reader, size * reader.integer("n_shared_experts")),
     )
-    dense = _mlp(reader, reader.integer("intermediate_size"))
+    mlp = _mlp(reader, reader.integer("intermediate_size"))
     layers = tuple(
         Layer(
             blocks=(
                 attention,
-                Block(
-                    branches=(Branch(mixer=dense if layer < dense_layers else mixture, norm=norm),)
-                ),
+                Block(branches=(Branch(mixer=mlp if is_dense else mixture, norm=norm),)),
             )
         )
-        for layer in range(num_layers)
+        for is_dense in dense
     )
     spec = decoder_spec(reader, model_type, layers, weights=_weight_rules())
     # The layers after the last one serve multi-token prediction.
     return msgspec.structs.replace(spec, ignored=(*IGNORED, f"model.layers.{num_layers}.*"))
 
 
-def _attention(reader: ConfigReader, interleaved: bool) -> LatentAttention:
+def latent_attention(reader: ConfigReader, interleaved: bool) -> LatentAttention:
+    """Read the attention of deepseek_v2 and its successors."""
     nope_dim, rope_dim = reader.integer("qk_nope_head_dim"), reader.integer("qk_rope_head_dim")
     rope = read_rope(
         reader,
@@ -163,12 +173,5 @@ def _mlp(reader: ConfigReader, size: int, bias: bool | None = None) -> MLP:
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    correction = WeightRule(
-        name=f"{LAYER}.mlp.gate.e_score_correction_bias",
-        parameters=("decoder.layers.{layer}.moe.router.correction",),
-    )
-    return (
-        *module_rules(FRAME),
-        *layer_rules(LAYER, _ATTENTION | _FEED_FORWARD | GATED_MLP),
-        correction,
-    )
+    modules = PRE_NORMS | LATENT_ATTENTION | EXPERTS | GATED_MLP
+    return (*module_rules(FRAME), *layer_rules(LAYER, modules), CORRECTION)

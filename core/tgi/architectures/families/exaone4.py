@@ -16,7 +16,7 @@ from tgi.architectures.families.olmo2 import weight_rules
 from tgi.architectures.layers import sequential, sliding_layers
 from tgi.architectures.spec import Attention, ModelSpec
 
-__all__ = ["spec"]
+__all__ = ["spec", "windowed"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
@@ -24,11 +24,14 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     norm, mlp = rms_norm(reader, default_eps=1e-5), mlp_of(reader)
     attention = attention_of(reader, head_norm=norm)
-    layers = tuple(sequential(item, mlp, post_norm=norm) for item in _windowed(reader, attention))
+    layers = tuple(sequential(item, mlp, post_norm=norm) for item in windowed(reader, attention))
     return decoder_spec(reader, "exaone4", layers, final_norm=norm, weights=weight_rules())
 
 
-def _windowed(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...]:
+def windowed(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...]:
+    """Return the attention of each layer of exaone4 and exaone_moe. If there are windows, layers
+    without a window have no rotary embedding.
+    """
     num_layers = reader.integer("num_hidden_layers")
     window = reader.optional_integer("sliding_window", default=4096)
     if window is None:

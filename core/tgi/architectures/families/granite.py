@@ -32,12 +32,19 @@ def granite_spec(
     model_type: str,
     feed_forward: FeedForward,
     weights: tuple[WeightRule, ...],
+    *,
+    is_rotary: bool = True,
 ) -> ModelSpec:
-    """Build the parts that granite and granitemoe have in common."""
+    """Build the parts that granite and its successors have in common.
+
+    `is_rotary` is whether there is a rotary embedding.
+    """
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
     attention = msgspec.structs.replace(
-        attention, scale=reader.number("attention_multiplier", default=1.0)
+        attention,
+        scale=reader.number("attention_multiplier", default=1.0),
+        rope=attention.rope if is_rotary else None,
     )
     layer = sequential(
         attention,

@@ -10,9 +10,9 @@ from tgi.architectures.families.llama import ATTENTION, FRAME, LAYER, PRE_NORMS,
 from tgi.architectures.spec import MixtureOfExperts, ModelSpec, Router, WeightRule
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
-__all__ = ["spec"]
+__all__ = ["EXPERTS", "mixture_of", "spec"]
 
-_EXPERTS: Modules = {
+EXPERTS: Modules = {
     "moe.router": "block_sparse_moe.router.layer",
     ("moe.experts.gate", "moe.experts.up"): "block_sparse_moe.input_linear",
     "moe.experts.down": "block_sparse_moe.output_linear",
@@ -22,14 +22,18 @@ _EXPERTS: Modules = {
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Build the spec of GraniteMoeForCausalLM from its config."""
     reader = ConfigReader(config)
-    mixture = MixtureOfExperts(
+    return granite_spec(reader, "granitemoe", mixture_of(reader), _weight_rules())
+
+
+def mixture_of(reader: ConfigReader) -> MixtureOfExperts:
+    """Read the mixture of experts of granitemoe and its successors."""
+    return MixtureOfExperts(
         num_experts=reader.integer("num_local_experts", default=8),
         experts_per_token=reader.integer("num_experts_per_tok", default=2),
         expert=mlp_of(reader),
         router=Router(top_k_first=True, normalize=False),
     )
-    return granite_spec(reader, "granitemoe", mixture, _weight_rules())
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | _EXPERTS)
+    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | EXPERTS)

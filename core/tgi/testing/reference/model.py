@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.rope import sinusoidal_table
 from tgi.architectures.spec import (
     MLP,
     Attention,
@@ -25,8 +26,10 @@ from tgi.architectures.spec import (
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
+    PositionScale,
     RelativeBias,
     Router,
+    SinusoidalPositions,
     Stack,
     StateSpace,
 )
@@ -48,6 +51,7 @@ from tgi.testing.reference.operations import (
     sigmoid,
     softcap,
     softmax,
+    xielu,
 )
 
 __all__ = [
@@ -143,7 +147,12 @@ def _embed(
         x[position] = vector
     if rules.positions is not None:
         start = rules.positions.offset
-        x = x + weights["embedding.positions.weight"][start : start + len(token_ids)]
+        table = (
+            sinusoidal_table(rules.positions, spec.hidden_size)
+            if isinstance(rules.positions, SinusoidalPositions)
+            else weights["embedding.positions.weight"]
+        )
+        x = x + table[start : start + len(token_ids)]
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
@@ -190,26 +199,7 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
 def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     """Self-attention over a whole sequence: [T, hidden] → [T, hidden]."""
     num_tokens, heads, kv_heads = len(y), rule.num_heads, rule.num_kv_heads
-    q, k, v = (linear(y, weights, f"{name}.{part}") for part in "qkv")
-    if rule.clip_qkv is not None:
-        q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
-    if rule.qk_norm_over == "all":
-        q, k = (
-            norm(q, rule.q_norm, weights, f"{name}.q_norm"),
-            norm(k, rule.k_norm, weights, f"{name}.k_norm"),
-        )
-    q, k, v = (
-        q.reshape(num_tokens, heads, -1),
-        k.reshape(num_tokens, kv_heads, -1),
-        v.reshape(num_tokens, kv_heads, -1),
-    )
-    if rule.qk_norm_over != "all":  # a weight [heads, dim] applies to each head separately
-        q, k = (
-            norm(q, rule.q_norm, weights, f"{name}.q_norm"),
-            norm(k, rule.k_norm, weights, f"{name}.k_norm"),
-        )
-    if rule.rope is not None:
-        q, k = rotate(q, rule.rope), rotate(k, rule.rope)
+    q, k, v = _heads(y, rule, weights, name)
     k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
     scores = softcap(q.swapaxes(0, 1) @ np.moveaxis(k, 0, 2) * np.float32(rule.scale), rule.softcap)
     scores = scores + _position_bias(rule, num_tokens, weights, name)
@@ -228,6 +218,43 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     if rule.output_gate:
         mixed = mixed * sigmoid(linear(y, weights, f"{name}.gate"))
     return linear(mixed, weights, f"{name}.o")
+
+
+def _heads(y: Array, rule: Attention, weights: Weights, name: str) -> tuple[Array, Array, Array]:
+    """Compute queries [T, heads, dim], keys and values [T, kv heads, dim], with norms and rotary
+    embedding applied.
+    """
+
+    def normalized(q: Array, k: Array) -> tuple[Array, Array]:
+        return (
+            norm(q, rule.q_norm, weights, f"{name}.q_norm"),
+            norm(k, rule.k_norm, weights, f"{name}.k_norm"),
+        )
+
+    q, k, v = (linear(y, weights, f"{name}.{part}") for part in "qkv")
+    if rule.qk_norm_over == "all":
+        q, k = normalized(q, k)
+    q = q.reshape(len(y), rule.num_heads, -1)
+    k, v = (item.reshape(len(y), rule.num_kv_heads, -1) for item in (k, v))
+    # A weight [heads, dim] applies to each head separately.
+    is_over_heads = rule.qk_norm_over != "all"
+    if is_over_heads and not rule.qk_norm_after_rope:
+        q, k = normalized(q, k)
+    if rule.clip_qkv is not None:
+        q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
+    if rule.rope is not None:
+        q, k = rotate(q, rule.rope), rotate(k, rule.rope)
+    if is_over_heads and rule.qk_norm_after_rope:
+        q, k = normalized(q, k)
+    if rule.position_scale is not None:
+        q = q * _query_scales(rule.position_scale, len(y))[:, None, None]
+    return q, k, v
+
+
+def _query_scales(rule: PositionScale, num_tokens: int) -> Array:
+    """Return the factor of the query at each position, float32 [T]."""
+    turns = np.arange(num_tokens) // rule.period
+    return (1 + rule.beta * np.log1p(turns)).astype(np.float32)
 
 
 def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
@@ -278,6 +305,9 @@ def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray
 def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
     """Apply the feed-forward mixer, [T, hidden] → [T, hidden]."""
     up = linear(y, weights, f"{name}.up")
+    if rule.activation == "xielu":
+        inner = xielu(up, weights[f"{name}.alpha_p"], weights[f"{name}.alpha_n"])
+        return linear(inner, weights, f"{name}.down")
     if not rule.gated:
         return linear(activation(up, rule.activation), weights, f"{name}.down")
     gate = linear(y, weights, f"{name}.gate")
@@ -311,7 +341,7 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
         if rule.shared_gate:
             shared = shared * sigmoid(linear(y, weights, f"{name}.shared_gate"))
         out = out + shared
-    return out
+    return out * np.float32(rule.scale)
 
 
 def _route(

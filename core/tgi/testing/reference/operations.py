@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tgi.architectures.mixers import XIELU_BETA, XIELU_EPSILON
 from tgi.architectures.rope import inverse_frequencies
 from tgi.architectures.spec import Activation, Norm, Rope
 from tgi.backend import Dtype
@@ -26,6 +27,7 @@ __all__ = [
     "softcap",
     "softmax",
     "softplus",
+    "xielu",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -80,7 +82,9 @@ def rotate(x: Array, rope: Rope) -> Array:
 
 
 def activation(x: Array, kind: Activation) -> Array:
-    """Apply an activation by its name in `spec`. For `silu_clamped` x must be clamped already."""
+    """Apply an activation by its name in `spec`. For `silu_clamped` x must be clamped already.
+    `xielu` is a separate function, because it has parameters.
+    """
     match kind:
         case "silu":
             return x * sigmoid(x)
@@ -101,6 +105,18 @@ def activation(x: Array, kind: Activation) -> Array:
         case "relu_squared":
             positive: Array = x.clip(min=0)
             return positive * positive
+        case "xielu":
+            raise ValueError("xielu has parameters")
+
+
+def xielu(x: Array, alpha_p: Array, alpha_n: Array) -> Array:
+    """Apply xIELU (arXiv 2411.13010) to x [..., n]. `alpha_p` and `alpha_n` [1] are the stored
+    values, to which a softplus is applied.
+    """
+    beta = np.float32(XIELU_BETA)
+    above = softplus(alpha_p) * x * x + beta * x
+    below = (np.expm1(np.minimum(x, np.float32(XIELU_EPSILON))) - x) * (beta + softplus(alpha_n))
+    return np.where(x > 0, above, below + beta * x)
 
 
 def sigmoid(x: Array) -> Array:

@@ -12,8 +12,8 @@ from typing import Any, Final
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.json_text import Json, short_json
 from tgi.grammar.limits import MAX_ARRAY_ITEMS, MAX_CHOICES, MAX_LENGTH, MAX_PROPERTIES
-from tgi.grammar.pattern import translated_pattern
-from tgi.grammar.schema_keywords import MAX_EXACT_NUMBER, MIN_EXACT_NUMBER, TYPES
+from tgi.grammar.schema.keywords import MAX_EXACT_NUMBER, MIN_EXACT_NUMBER, TYPES
+from tgi.grammar.schema.pattern import translated_pattern
 
 __all__ = [
     "read_bound",

@@ -14,11 +14,12 @@ from tgi.grammar.limits import (
     MAX_PATTERN_PROPERTIES,
     MAX_PROPERTIES,
 )
-from tgi.grammar.pattern import translated_pattern
-from tgi.grammar.schema_intersections import check_intersections
-from tgi.grammar.schema_keywords import ANNOTATIONS, FORMAT_PATTERNS, FORMATS, REJECTED
-from tgi.grammar.schema_refs import check_references, resolve
-from tgi.grammar.schema_values import (
+from tgi.grammar.schema.defaults import with_defaults
+from tgi.grammar.schema.intersections import check_intersections
+from tgi.grammar.schema.keywords import ANNOTATIONS, FORMAT_PATTERNS, FORMATS, REJECTED
+from tgi.grammar.schema.pattern import translated_pattern
+from tgi.grammar.schema.references import check_references, resolve
+from tgi.grammar.schema.values import (
     read_bound,
     read_const,
     read_enum,
@@ -38,7 +39,6 @@ _OPTIONS: Final = {
     # spelling, and its schema would not apply.
     "json_allowed_escapes": 'nrbtf\\"',
 }
-_TYPE_KEYWORDS: Final = frozenset({"$ref", "const", "enum", "type"})
 
 
 def normalized_schema(text: str) -> str:
@@ -46,9 +46,6 @@ def normalized_schema(text: str) -> str:
 
     A keyword that cannot be expressed exactly is rejected by name. The option `x-guidance` of a
     client can only contain `coerce_one_of`. Raises `GrammarError`.
-
-    As in TGI 3, a schema with `properties` and without a type generates objects only. A schema with
-    `oneOf` is an exception: fewer values of one alternative would be more values of `oneOf`.
     """
     schema = parse_json(text, _NAME)
     if isinstance(schema, bool):
@@ -59,7 +56,8 @@ def normalized_schema(text: str) -> str:
         raise GrammarError(f"{_NAME} must be an object or a boolean, not {short_json(schema)}")
     options = _client_options(schema.pop("x-guidance", {}))
     schema.pop("$id", None)
-    result = _Normalizer(schema, has_one_of='"oneOf"' in json.dumps(schema)).schema(schema, "#")
+    schema = with_defaults(schema)
+    result = _Normalizer(schema).schema(schema, "#")
     try:
         check_references(result)
         check_intersections(result)
@@ -87,9 +85,8 @@ class _Normalizer:
     the properties of an object in this order.
     """
 
-    def __init__(self, root: dict[str, Any], *, has_one_of: bool) -> None:
+    def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
-        self._has_one_of = has_one_of
         self._num_keywords = 0
         self._readers: dict[str, Callable[[str, Json, dict[str, Any], str], Any]] = {
             "$defs": self._map,
@@ -141,8 +138,6 @@ class _Normalizer:
                 _reject(keyword, value, place)
             elif keyword == "$id":
                 raise GrammarError(f"`$id` at {place} is only supported at the root of the schema")
-        if "properties" in result and not self._has_one_of and not result.keys() & _TYPE_KEYWORDS:
-            result["type"] = "object"
         _check_optional(result, place)
         _drop_minimum(result, place)
         _add_format(schema, result, place)

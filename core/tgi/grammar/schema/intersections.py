@@ -7,7 +7,7 @@ from typing import Any, final
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.json_text import Json
 from tgi.grammar.limits import MAX_INTERSECTIONS
-from tgi.grammar.schema_refs import resolve
+from tgi.grammar.schema.references import resolve
 
 __all__ = ["check_intersections"]
 
