@@ -134,7 +134,7 @@ def test_alternatives_without_a_type_match_values_of_every_type(place, key):
             "Unsatisfiable schema: required property 'a' is unsatisfiable",
         ),
         (
-            {"properties": {"a": {}}, "maxProperties": 1, "additionalProperties": True},
+            {"properties": {"a": {}}, "additionalProperties": {}, "maxProperties": 1},
             "min/maxProperties only supported when all keys listed",
         ),
         ({"type": "string", "minLength": 2, "maxLength": 1}, "Unsatisfiable schema"),

@@ -137,8 +137,11 @@ def _named_schema(tool: ToolDefinition) -> str | None:
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list) or _NAME in properties:
         return None
-    named = {
+    named: dict[str, Any] = {
         "properties": {_NAME: {"const": tool.name}, **properties},
         "required": [_NAME, *required],
     }
+    if "properties" not in schema:
+        # Without this keyword, a schema that lists properties allows no others.
+        named["additionalProperties"] = schema.get("additionalProperties", True)
     return msgspec.json.encode({**schema, **named}).decode()
