@@ -131,7 +131,7 @@ async def test_a_request_without_constraint_reads_no_vocabulary(make_compiler):
 
 
 async def test_a_tokenizer_without_guidance_is_reported_by_name(make_compiler):
-    compiler, engine, steps = make_compiler(reason="its texts change")
+    compiler, engine, _ = make_compiler(reason="its texts change")
     text = r"^`{}` is not supported with the tokenizer of this model: its texts change$"
     for _ in range(2):
         with pytest.raises(ValidationError, match=text.format("response_format")):
