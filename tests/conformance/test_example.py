@@ -131,6 +131,7 @@ def test_the_example_passes_the_suite(example, tmp_path):
             "C-50c",
             "C-50d",
             "C-50e",
+            "C-50f",
         ),
         *(f"C-58{letter}" for letter in "abcd"),
         *(f"C-59{letter}" for letter in "acdefghijkl"),
