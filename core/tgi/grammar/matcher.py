@@ -82,7 +82,8 @@ class Matcher:
     def is_constrained(self) -> bool:
         """Whether the next token needs a mask."""
         phase = self._phase
-        return self._parser is not None or phase is Phase.INSIDE or phase is Phase.AFTER
+        is_text_limited = phase is Phase.INSIDE or self._is_text_empty(phase)
+        return self._parser is not None or is_text_limited
 
     @property
     def is_finished(self) -> bool:
@@ -144,15 +145,20 @@ class Matcher:
         return Phase.TEXT if self._reasoning is None else self._reasoning.phase
 
     def _accept_end(self, token_id: int, phase: Phase) -> None:
-        """Read an EOS token. An empty text after a reasoning is not allowed."""
+        """Read an EOS token. An empty text is not allowed if the output may contain reasoning."""
         if self._parser is None:
-            is_allowed = phase is not Phase.AFTER
+            is_allowed = not self._is_text_empty(phase)
         else:
             is_allowed = self._fits and self._parser.consume_token(token_id)
         if is_allowed:
             self._has_ended = True
         else:
             self.error = _NOT_ALLOWED.format(token_id=token_id)
+
+    def _is_text_empty(self, phase: Phase) -> bool:
+        """Whether the final text, or an output without reasoning, is empty or whitespace."""
+        is_in_tag = self._reasoning is not None and self._reasoning.is_in_first_tag
+        return phase is Phase.AFTER or (phase is Phase.BEFORE and not is_in_tag)
 
     def _follow(self, before: Phase, token_id: int, start: LLMatcher | None) -> None:
         """Move the parser after a token that the reasoning has read. The text of the reasoning is
@@ -207,7 +213,8 @@ class Matcher:
         if self._phase is Phase.AFTER:
             self._forbid_empty_text(words)
         elif self._parser is None:
-            words |= self._vocabulary.eos_mask
+            if not self._is_text_empty(self._phase):
+                words |= self._vocabulary.eos_mask
         elif self._phase is Phase.BEFORE:
             assert self._reasoning is not None
             words |= self._vocabulary.table.mask_of(self._reasoning.start_ids())

@@ -97,7 +97,7 @@ def test_rest_of_a_begun_closing_tag_is_forced(vocabulary):
 
 def test_tokens_after_the_start_tag_are_counted(vocabulary):
     matcher = free(vocabulary, max_tokens=2)
-    assert not matcher.is_constrained
+    assert EOS not in allowed_ids(matcher, vocabulary)
     feed(matcher, "\n<think>ab")
     assert matcher.is_constrained
     assert allowed_ids(matcher, vocabulary) == [END_THINK]
@@ -120,6 +120,23 @@ def test_text_is_not_empty(vocabulary):
     assert not matcher.is_constrained
     matcher.accept(EOS)
     assert not matcher.error
+
+
+def test_output_without_reasoning_is_not_empty(vocabulary):
+    for begin in ("", "\n"):
+        matcher = free(vocabulary, max_tokens=3)
+        feed(matcher, begin)
+        assert matcher.is_constrained
+        assert EOS not in allowed_ids(matcher, vocabulary)
+        assert THINK in allowed_ids(matcher, vocabulary)
+        feed(matcher, "4")
+        assert not matcher.is_constrained
+        matcher.accept(EOS)
+        assert not matcher.error
+        matcher = free(vocabulary, max_tokens=3)
+        feed(matcher, begin)
+        matcher.accept(EOS)
+        assert matcher.error
 
 
 @pytest.mark.parametrize("text", ["hm", "hm</think>", "hm</think>\n"])
