@@ -92,38 +92,41 @@ _IMAGES_IN_TGI_3 = frozenset(
 
 _HEAD = """# Supported models
 
-This page is generated. To update it, run `python -m tools.supported_models`. It is computed from
-the table of model types in `core/tgi/architectures/registry.py`, from configs of published models
-in `tests/core/architectures/published`, and from the checks of the backends in this repository.
-`tgi inspect MODEL` reports the support for a model of your choice, also with other backends.
+This page is generated. To update it, run `python -m tools.supported_models`. The page is computed
+from the table of model types in `core/tgi/architectures/registry.py`, from configs of published
+models in `tests/core/architectures/published`, and from the checks of the backends in this
+repository. `tgi inspect MODEL` reports the support for a model of your choice, also with other
+backends.
 """
 
 _TYPES = """## Built-in model types
 
 `model_type` is a field of `config.json`. The module is a file in `core/tgi/architectures/families`.
-The mixers and the other parts are those of the configs in the next section.
+A mixer is a sublayer, such as attention or an MLP. The columns `mixers` and `other parts` describe
+the configs in the next section.
 """
 
 _CONFIGS = """## Published models and backends
 
-The configs are part of the tests. They contain the keys that affect the result, and were written by
-hand. A test compares the number of parameters with the published number. The parameters for images
-are not counted. A row without the name of a model has a small config. Models of the same
+The configs are part of the tests. The configs contain the keys that affect the result, and were
+written by hand. A test compares the number of parameters with the published number. The parameters
+for images are not counted. A row without a model name describes a small config. Models of the same
 `model_type` usually have the same status, but a config can contain an option that is not supported.
 Other tests compare the output of each family with `transformers`, on small models with random
 weights.
 
-A model that is published in a quantized format has the name of the format in parentheses. Convert
-its weights to bfloat16 before you serve it, because quantized checkpoints are rejected.
+If a model is published in a quantized format, the name of the format is in parentheses. Convert the
+weights of such a model to bfloat16 before you serve the model, because quantized checkpoints are
+rejected.
 
 * `native`: all layers run in the compiled code of the backend. On the CPU, this code requires
-  AVX-512 with bfloat16 products, and bfloat16 as the compute dtype. Otherwise, the model runs in
-  torch operations. [TPU](tpu.md) describes how the TPU backend is tested.
-* `torch`: the model runs in torch operations. The native kernels do not support the parts that are
-  listed.
+  AVX-512 with bfloat16 instructions, and bfloat16 as the compute dtype. Otherwise, the model runs
+  in torch operations. [TPU](tpu.md) describes how the TPU backend is tested.
+* `torch`: the model runs in torch operations. The cell lists the parts that the native kernels do
+  not support.
 * `transformers`: the model runs in the modelling code of `transformers`. The sequences run one
   after the other, without a prefix cache and without `--quantize`.
-* `rejected`: startup fails with this reason.
+* `rejected`: the startup fails with the reason in the cell.
 """
 
 _QUANTIZATION = """## Quantization
@@ -134,8 +137,8 @@ These values of `--quantize` are accepted for unquantized checkpoints of built-i
 
 _TEXT_MODELS = """## Text models of models that accept images
 
-Only the text model of these models is served. Requests with images or sound are rejected. A row
-without a model has no config in the tests.
+Only the text model of these models is served. Requests with images or audio are rejected. If a row
+has no model name, the tests have no config of its model type.
 """
 
 
@@ -240,8 +243,8 @@ def _tgi_3(by_type: dict[str, list[_Row]]) -> str:
         rows.append([title, f"`{name}`", "; ".join(status), *cells])
     text = (
         f"TGI 3.3 lists {len(_TGI_3)} families of models. Of these families, {num_built_in} are"
-        " built in. The table contains the others. The columns of the backends describe requests"
-        " without images."
+        " built in. The table contains the other families. The columns of the backends describe"
+        " requests without images."
     )
     table = _table(["TGI 3", "`model_type`", "status", "model", *backends()], rows)
     return "\n".join(["## Models of TGI 3\n", _filled(text), table])

@@ -59,7 +59,8 @@ class Norm(Part, frozen=True):
 class Attention(Part, frozen=True, tag="attention"):
     """Self-attention over the cache.
 
-    `window` includes the token itself: a query at p attends to positions p - window + 1 to p.
+    `window` includes the token itself: a query at position p attends to the positions
+    p - window + 1 to p.
     """
 
     num_heads: int
@@ -118,7 +119,7 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
     """
 
     num_heads: int
-    q_lora_rank: int | None  # None means a plain query projection
+    q_lora_rank: int | None  # None means a query projection of full rank
     kv_lora_rank: int
     qk_nope_head_dim: int
     qk_rope_head_dim: int
@@ -240,10 +241,10 @@ class Router(Part, frozen=True):
     `score` is applied to the router's logits. With `top_k_first`, `score` is applied only to the
     logits of the chosen experts (gpt_oss; mixtral uses an equivalent formula). With groups, experts
     are chosen from the best `groups_per_token` groups. The score of a group is the sum of the
-    scores of its best `group_top` experts. `sparse_mixer` (arXiv 2409.12136, phimoe) chooses one
-    expert after the other. The weight of a chosen expert is its softmax probability. This softmax
-    includes only the remaining logits whose relative distance to the best remaining logit is at
-    most 2 * `jitter`.
+    scores of its best `group_top` experts. `sparse_mixer` (arXiv 2409.12136, phimoe) chooses the
+    experts one after the other. The weight of a chosen expert is its softmax probability. This
+    softmax includes only the remaining logits whose relative distance to the best remaining logit
+    is at most 2 * `jitter`.
     """
 
     score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
@@ -260,7 +261,8 @@ class Router(Part, frozen=True):
 
 
 class MixtureOfExperts(Part, frozen=True, tag="moe"):
-    """A mixture of `num_experts` MLPs of the same shape, of which each token uses some.
+    """A mixture of `num_experts` MLPs of the same shape, of which each token uses
+    `experts_per_token`.
 
     `shared` is an additional MLP that every token uses. `scale` is a factor of the sum of all
     outputs.

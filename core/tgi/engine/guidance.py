@@ -3,7 +3,8 @@
 Grammars are compiled in threads. Masks are computed in the engine thread, within a time budget per
 step. A row whose mask exceeds the budget is not part of the step, and its mask is computed first in
 the next step. The masks of a step that was submitted already are computed without a budget, because
-the device waits for them. Only sequences whose masks were fast so far are scheduled in such a step.
+the device waits for them. A sequence is scheduled in such a step only if the previous masks of all
+such sequences took less time than the budget together.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from tgi.types import Guidance
 __all__ = ["BuildPool", "GuidanceManager", "MaskBudget", "Pool", "SequenceConstraint", "build_pool"]
 
 _BUDGET_NS = 10_000_000
-"""Time for the masks of one step. A stream of another sequence stalls at most by this time and the
-time of one mask.
+"""Time for the masks of one step. Another stream stalls for at most this time plus the time of one
+mask.
 """
 
 _WAIT_SECONDS = 0.001  # the engine reads messages at least this often while it waits for a grammar
@@ -51,7 +52,7 @@ BuildPool = Callable[[VocabularyData], Pool]
 
 
 def build_pool(data: VocabularyData) -> Pool:
-    """Return a pool for a vocabulary. This can take a second."""
+    """Return a pool for a vocabulary. The construction can take a second."""
     return MatcherPool(Vocabulary(data))
 
 
@@ -95,7 +96,7 @@ class MaskBudget:
 
     def reserve(self, mask_ns: int) -> bool:
         """Reserve time for a mask that will be computed after its step was submitted. Returns
-        whether all masks of this kind fit into the budget of a step.
+        whether all reserved masks fit into the budget of a step.
         """
         self._num_reserved_ns += mask_ns
         return self._num_reserved_ns <= self._budget_ns
@@ -126,7 +127,7 @@ class SequenceConstraint:
 
     def start(self, future: Future[Matcher], mask_width: int, eos_token_ids: Sequence[int]) -> None:
         """Set the matcher, as a future. The constraint is ready when the future is done.
-        `eos_token_ids` are those of the vocabulary.
+        `eos_token_ids` are the EOS ids of the vocabulary.
         """
         self.future = future
         self._words = np.zeros(mask_width, np.int32)
@@ -150,7 +151,7 @@ class SequenceConstraint:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the constraint is neither ready nor has an error."""
+        """Whether the constraint is not ready, not closed and has no error."""
         return not self._is_closed and not self.is_ready and not self._error
 
     @property
@@ -167,8 +168,8 @@ class SequenceConstraint:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the sequence ends now, because its output is complete and it has no EOS token
-        that it could generate.
+        """Whether the sequence ends now, because its output is complete and the request has no EOS
+        token that the model can generate.
         """
         return self._matcher is not None and (
             not self._can_generate_eos and self._matcher.is_finished
@@ -244,7 +245,7 @@ class GuidanceManager:
 
     @property
     def has_vocabulary(self) -> bool:
-        """Whether the vocabulary was set. It may still be built."""
+        """Whether the vocabulary was set. Its construction may still be in progress."""
         return self._pool is not None
 
     def set_vocabulary(self, data: VocabularyData, vocab_size: int) -> None:
@@ -292,7 +293,7 @@ class GuidanceManager:
             concurrent.futures.wait([self._pool], _WAIT_SECONDS)
 
     def take_stats(self) -> GuidanceStats | None:
-        """Return the work since the last call, or None if there was none."""
+        """Return the work since the last call, or None if there was no work."""
         before, budget = self._reported, self.budget
         compile_ns = [self._compile_ns.popleft() for _ in range(len(self._compile_ns))]
         self._reported = GuidanceStats(
@@ -320,7 +321,9 @@ class GuidanceManager:
         return built.result()
 
     def _update(self) -> None:
-        """Start the constraints that waited for the vocabulary, and forget those that are ready."""
+        """Remove the constraints that are ready, and start the constraints that waited for the
+        vocabulary.
+        """
         self._waiting = [constraint for constraint in self._waiting if constraint.is_waiting]
         for constraint in self._waiting:
             if constraint.future is None:

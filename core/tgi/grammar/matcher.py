@@ -36,8 +36,8 @@ class _Lexer:
 class Matcher:
     """The constraints on the output of one sequence. A matcher is used by one thread at a time.
 
-    The constructor compiles the grammar and computes its first mask. It can take hundreds of
-    milliseconds and releases the GIL meanwhile. It raises `GrammarError`.
+    The constructor compiles the grammar and computes its first mask. The constructor can take
+    hundreds of milliseconds and releases the GIL during this time. It raises `GrammarError`.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class Matcher:
         self._set(vocabulary, clock, reasoning, parser, _Lexer())
 
     def copy(self) -> Matcher:
-        """A matcher in the start state. Only a matcher without tokens can be copied."""
+        """Return a matcher in the start state. Only a matcher that has accepted no token can be
+        copied.
+        """
         other = object.__new__(Matcher)
         reasoning = None if self._reasoning is None else self._reasoning.copy()
         parser = None if self._parser is None else self._parser.deep_copy()
@@ -73,7 +75,7 @@ class Matcher:
         self._parser = parser
         self._lexer = lexer
         self._start: LLMatcher | None = None  # the start state, while the output may be a tag
-        self._fits = True  # the output so far is a beginning of the grammar
+        self._fits = True  # the grammar allows the output so far
         self._has_ended = False  # an EOS token was accepted
         self.error = ""
         self.mask_ns = 0  # processor time of all masks
@@ -161,8 +163,9 @@ class Matcher:
         return phase is Phase.AFTER or (phase is Phase.BEFORE and not is_in_tag)
 
     def _follow(self, before: Phase, token_id: int, start: LLMatcher | None) -> None:
-        """Move the parser after a token that the reasoning has read. The text of the reasoning is
-        no part of the grammar. The beginning of a tag can be the beginning of the grammar too.
+        """Update the parser after `Reasoning.accept` has read a token. The grammar does not apply
+        to the text of the reasoning. The start of a tag can also be the start of a text that the
+        grammar allows.
         """
         if self._parser is None or before is Phase.INSIDE:
             return
@@ -235,7 +238,7 @@ class Matcher:
             words[:] = buffer[: len(words)]
 
     def _forbid_empty_text(self, words: Int32Array) -> None:
-        """Forbid EOS, unless the grammar allows nothing else."""
+        """Forbid EOS, unless the grammar allows no other token."""
         others = words & ~self._vocabulary.eos_mask
         if others.any():
             words[:] = others
@@ -243,7 +246,7 @@ class Matcher:
 
 def _parser(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
     """Compile a grammar, compute its first mask and try one token, because some errors occur only
-    then.
+    in these operations.
     """
     grammar = resolved_markers(grammar, vocabulary.table, vocabulary.special_ids)
     # Without forced tokens, the model chooses how it divides a text into tokens.

@@ -16,7 +16,7 @@ __all__ = ["TokenConstraint"]
 class TokenConstraint(Protocol):
     """The constraint on the output tokens of one sequence.
 
-    A constraint has accepted exactly the output tokens of its sequence, as soon as it is ready.
+    Once a constraint is ready, it has accepted exactly the output tokens of its sequence.
     Preemptions and retries do not change the output tokens, so they do not change the constraint.
     """
 
@@ -30,8 +30,8 @@ class TokenConstraint(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the sequence ends now, because its output is complete and it has no EOS token
-        that it could generate.
+        """Whether the sequence ends now, because its output is complete and the request has no EOS
+        token that the model can generate.
         """
 
     def may_sample(self, *, is_pending: bool) -> bool:

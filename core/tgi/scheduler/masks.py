@@ -78,7 +78,7 @@ class MaskBuilder:
         self, step: SchedulerOutput, builder: StepBuilder, layout: RowLayout
     ) -> SchedulerOutput:
         """Return the step with its masks, or mark that its masks are sent later. `builder` and
-        `layout` are those of the step.
+        `layout` describe the rows of the step.
         """
         rows = layout.constrained
         constrained = _ConstrainedRows(
@@ -104,5 +104,5 @@ class MaskBuilder:
         return ready
 
     def drop(self, step_id: int) -> None:
-        """Forget a step that failed."""
+        """Discard the masks of a step that failed."""
         self._waiting = deque(rows for rows in self._waiting if rows.step_id != step_id)

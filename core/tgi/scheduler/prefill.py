@@ -1,4 +1,4 @@
-"""Decides when waiting prompts interrupt decoding, and how many prefill tokens delay other
+"""Decides when waiting prompts interrupt decoding, and limits the prefill tokens that delay other
 sequences.
 """
 
@@ -14,7 +14,7 @@ from tgi.scheduler.state import WaitingQueue
 __all__ = ["PrefillInterruption", "PrefillPace"]
 
 # While sequences decode, no client should wait longer than half a second for its next token. The
-# rest of this time is a margin, because a chunk is slower the more tokens precede it.
+# difference is a margin, because the duration of a chunk grows with the number of preceding tokens.
 _STEP_NS = 420_000_000
 # Minimum size of a prefill, so that it advances even if decoding alone takes longer
 _MIN_TOKENS = 8
@@ -85,7 +85,8 @@ class PrefillPace:
     token.
 
     The durations that the worker measures determine the limit. A step of n tokens takes about
-    a + b * n. The latest step with few tokens and the latest step with many tokens give a and b.
+    a + b * n. The latest step with few tokens and the latest step with many tokens determine a and
+    b.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -96,7 +97,7 @@ class PrefillPace:
         self.decode_step: tuple[int, StepTimes] | None = None
 
     def note(self, num_tokens: int, times: StepTimes) -> None:
-        """Record the duration of a step. A worker may leave all durations 0."""
+        """Record the duration of a step. A worker may report 0 for all durations."""
         step_ns = times.prepare + times.forward + times.sample
         if step_ns and num_tokens <= _FEW_TOKENS:
             self._few = _Pace(num_tokens, step_ns)
@@ -104,7 +105,7 @@ class PrefillPace:
             self._many = _Pace(num_tokens, step_ns)
 
     def max_prefill_tokens(self, num_decode_rows: int) -> int:
-        """Return the maximum number of prefill tokens in a step with `num_decode_rows` others."""
+        """Return the maximum number of prefill tokens in a step with this number of decode rows."""
         if self.decode_step is not None:
             self.note(*self.decode_step)
             self.decode_step = None
@@ -123,14 +124,14 @@ class PrefillPace:
 
 
 def _largest_step(few: _Pace, many: _Pace) -> int:
-    """Return the number of tokens with which a step lasts `_STEP_NS`. One of the two steps may have
-    been slow by chance, and it must not determine the result until it is measured again.
+    """Return the number of tokens with which a step lasts `_STEP_NS`. If one of the two steps was
+    slow by chance, this step must not determine the result until the next measurement.
     """
     per_token = (many.step_ns - few.step_ns) / (many.num_tokens - few.num_tokens)
     if per_token <= 0:  # the small step was slow
         return many.num_tokens * _STEP_NS // many.step_ns
     limit = few.num_tokens + int((_STEP_NS - few.step_ns) / per_token)
-    # The time of the small step, divided by its tokens, is an upper bound of b. It gives a limit
-    # that is certain, also if the large step was slow.
+    # The time of the small step, divided by its tokens, is an upper bound of b. This bound gives a
+    # safe limit, also if the large step was slow.
     least = few.num_tokens * _STEP_NS // few.step_ns
     return max(limit, least) if least > few.num_tokens else limit

@@ -1,7 +1,7 @@
 """falcon_h1: each layer has attention and a Mamba 2 mixer in parallel, followed by an MLP.
 
-The config has a factor for the output of each projection. The loader multiplies the weights by
-these factors.
+The config has factors for the inputs and outputs of projections. The loader multiplies the weights
+by these factors.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def _weight_rules(reader: ConfigReader) -> tuple[WeightRule, ...]:
         reader.number(f"{name}_multiplier", default=1.0)
         for name in ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
     )
-    # A factor of the input of a projection applies to its weight, and a factor of the output also
-    # to its bias.
+    # A factor of the input of a projection applies only to the weight. A factor of the output
+    # applies to the weight and the bias.
     inputs: dict[str, float] = dict.fromkeys(("q_proj", "k_proj", "v_proj"), attention_in)
     inputs["in_proj"] = ssm_in
     outputs: dict[str, tuple[float, ...]] = {

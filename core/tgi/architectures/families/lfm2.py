@@ -98,7 +98,10 @@ def _attention_layers(reader: ConfigReader, num_layers: int) -> tuple[bool, ...]
 
 
 def _intermediate_size(reader: ConfigReader) -> int:
-    """Two thirds of the size in the config, rounded up to a multiple, unless this is disabled."""
+    """Return the size in the config. If `block_auto_adjust_ff_dim` is set, return two thirds of
+    this size. This value is multiplied by `block_ffn_dim_multiplier` and rounded up, unless the
+    multiplier is null.
+    """
     size = reader.integer("block_ff_dim", "intermediate_size", default=12288)
     if not reader.boolean("block_auto_adjust_ff_dim", default=True):
         return size

@@ -52,8 +52,9 @@ def with_defaults(root: dict[str, Any]) -> dict[str, Any]:
 
     If several schemas may apply to the same value, only the type `object` is added: the parts of a
     combination may list different properties of the same object. A schema with `oneOf` stays as it
-    is, because each value must be invalid for all alternatives except one. If an alternative
-    allowed fewer values, more values would be invalid for it.
+    is, because each value must be invalid for all alternatives except one. If one alternative
+    allowed fewer values, a value that was valid for two alternatives could become valid for only
+    one, and `oneOf` would then allow this value.
     """
     schemas = list(_all_schemas(root))
     if any("oneOf" in schema for schema in schemas):

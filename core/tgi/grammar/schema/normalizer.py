@@ -34,9 +34,9 @@ __all__ = ["normalized_schema"]
 
 _NAME: Final = "the JSON schema"
 _OPTIONS: Final = {
-    "whitespace_pattern": "[ ]",  # at most one space, so that no model generates newlines for ever
-    # Without `\\u`, a text has one spelling only. Otherwise a property could be repeated in another
-    # spelling, and its schema would not apply.
+    "whitespace_pattern": "[ ]",  # at most one space, so that a model cannot repeat newlines
+    # Without `\\u`, a text has only one spelling. With `\\u`, a property name could be repeated in
+    # a second spelling, to which the schema of the property would not apply.
     "json_allowed_escapes": 'nrbtf\\"',
 }
 
@@ -44,8 +44,8 @@ _OPTIONS: Final = {
 def normalized_schema(text: str) -> str:
     """The JSON text of a schema for the directive `%json` of llguidance.
 
-    A keyword that cannot be expressed exactly is rejected by name. The option `x-guidance` of a
-    client can only contain `coerce_one_of`. Raises `GrammarError`.
+    A keyword that cannot be expressed exactly is rejected, and the error names the keyword. The
+    option `x-guidance` of a client can only contain `coerce_one_of`. Raises `GrammarError`.
     """
     schema = parse_json(text, _NAME)
     if isinstance(schema, bool):
@@ -201,7 +201,9 @@ class _Normalizer:
     def _items(
         self, keyword: str, value: Json, schema: dict[str, Any], place: str, result: dict[str, Any]
     ) -> None:
-        """Before draft 2020-12, `items` can be a list, and `additionalItems` follows the list."""
+        """Before draft 2020-12, `items` can be a list, and `additionalItems` is the schema of the
+        items after the list.
+        """
         is_list = isinstance(schema.get("items"), list)
         if keyword == "items" and is_list:
             if value:
@@ -228,7 +230,7 @@ def _check_optional(result: dict[str, Any], place: str) -> None:
 
 def _drop_minimum(result: dict[str, Any], place: str) -> None:
     """Removes a minimum that the required properties fulfil, and rejects any other minimum above 1.
-    In llguidance, additional properties can have the same name and are counted twice.
+    llguidance allows several additional properties with the same name, and counts each of them.
     """
     minimum = result.get("minProperties", 0)
     if minimum <= 1:

@@ -39,7 +39,7 @@ _NO_PARAMETERS = ToolDefinition.parameters
 _ANY_ARGUMENTS = '{ "type": "object" }'  # a JSON schema
 _MAX_SHOWN = 64
 _MANY_TOOLS = 64
-_MANY_CHARACTERS = 1 << 16  # of the schemas of all tools
+_MANY_CHARACTERS = 1 << 16  # in the schemas of all tools together
 
 
 @final
@@ -52,7 +52,7 @@ class ToolSelection:
 
 
 class CalledFunction(msgspec.Struct):
-    """A function in the text of a prompt. The order of the fields is TGI's."""
+    """A function in the text of a prompt. The fields are in TGI's order."""
 
     description: str | None
     name: str
@@ -60,7 +60,7 @@ class CalledFunction(msgspec.Struct):
 
 
 class ToolText(msgspec.Struct):
-    """A tool in the text of a prompt. The order of the fields is TGI's."""
+    """A tool in the text of a prompt. The fields are in TGI's order."""
 
     type: str
     function: CalledFunction
@@ -75,7 +75,7 @@ class ToolUse:
     choice: ToolChoice = ToolChoice.AUTO
     is_parallel: bool = True  # the output may contain several calls
     is_strict: bool = False  # the client requires that the arguments follow the schema
-    prompt: str = ""  # a text for the end of the last message; empty = the default
+    prompt: str = ""  # text after the last message, or empty for the default
 
     @property
     def is_large(self) -> bool:
@@ -90,7 +90,7 @@ class ToolUse:
         return self.choice is ToolChoice.AUTO and self.is_parallel and not self.is_strict
 
     def template_objects(self) -> list[dict[str, Any]]:
-        """The tools in the form that `transformers.apply_chat_template` gives to templates. The
+        """The tools in the format that `transformers.apply_chat_template` passes to templates. The
         description is always a string, because templates join it with other strings.
         """
         return [
@@ -117,7 +117,7 @@ class ToolUse:
         """Return the constraint on an output with this style, and a weaker constraint that allows
         any arguments. The weaker constraint is None if the client requires exact arguments.
 
-        Raises `ToolError` if tool calls are not recognised in the output.
+        Raises `ToolError` if the server does not recognise the tool calls of the model.
         """
         if style.tool_format is None:
             raise ToolError(

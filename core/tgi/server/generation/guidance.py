@@ -22,7 +22,7 @@ from tgi.types import Guidance, ReasoningLimits
 __all__ = ["CompiledGrammars", "GrammarSteps", "GuidanceCompiler"]
 
 _MAX_GRAMMARS = 256
-_MAX_CHARACTERS = 16_000_000  # of all cached grammars together
+_MAX_CHARACTERS = 16_000_000  # maximum length of all cached grammars together
 _NUM_THREADS = 2
 _Source = Constraint | Grammar
 _TGI_FIELDS = ("grammar", "response_format")  # their errors have TGI's text
@@ -47,8 +47,8 @@ class GrammarSteps:
 
 @final
 class GuidanceCompiler:
-    """Creates the `Guidance` of requests. One object per server; its methods run in the event loop,
-    and grammars are compiled in threads.
+    """Creates the `Guidance` of requests. There is one object per server. Its methods run in the
+    event loop, and grammars are compiled in threads.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class GuidanceCompiler:
         """Return the vocabulary, and send it to the engine if the engine does not have it. Raises
         `GrammarError` if the tokenizer does not allow guidance.
         """
-        async with self._vocabulary_lock:  # only one request occupies a thread
+        async with self._vocabulary_lock:  # at most one request occupies a thread
             if self._vocabulary is None:
                 prepared = await asyncio.to_thread(self._reader.get)
                 self._engine.set_vocabulary(prepared.data)
@@ -166,11 +166,14 @@ class CompiledGrammars:
             return None
         self._results.move_to_end(digest)
         if isinstance(result, GrammarError):
-            raise GrammarError(str(result))  # a raised exception refers to its stack frames
+            # This is a copy, because a raised exception refers to its stack frames.
+            raise GrammarError(str(result))
         return result
 
     def add(self, digest: bytes, result: str | GrammarError) -> None:
-        """Store a grammar or an error. The least recently used ones are removed."""
+        """Store a grammar or an error. The least recently used entries are removed if the cache is
+        full.
+        """
         stored = result if isinstance(result, str) else GrammarError(str(result))
         if digest in self._results:
             return

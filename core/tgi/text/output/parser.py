@@ -2,11 +2,11 @@
 
 The rules for all formats:
 
-* The parts do not depend on the division of the text into pieces, except that a text, a reasoning
-  or the arguments of a call may be divided into several parts.
+* If consecutive parts of a text, of a reasoning or of the arguments of a call are joined, the
+  result does not depend on the division of the output into pieces.
 * A call begins when the name of a known tool and the start of its arguments are complete. Text that
-  looks like a call but is not, for example because the tool is unknown or the JSON is invalid, is
-  final text, including its markers.
+  is not a valid call up to this point is final text, including its markers. Examples are a call of
+  an unknown tool and invalid JSON before the arguments.
 * A call is complete when its arguments are one JSON object. If the output ends earlier, or if the
   arguments become invalid, the call remains incomplete: it has no `ToolCallEnd`. The text from the
   first invalid character on is final text.
@@ -80,8 +80,8 @@ def _parse(style: OutputStyle, reader: TextReader, writer: PartWriter) -> Parsin
 def _parse_reasoning(
     reasoning: ReasoningFormat, reader: TextReader, writer: PartWriter, *, is_open: bool
 ) -> Parsing[None]:
-    """Read the reasoning at the start of the output, if there is any. If it is already open, the
-    model may repeat the start tag.
+    """Read the reasoning at the start of the output, if there is any. If the prompt has already
+    opened the reasoning, the output may repeat the start tag.
     """
     if is_open:
         writer.open_reasoning()

@@ -36,7 +36,7 @@ class TextReader:
         self.is_complete = False  # whether no more text follows
         self._text = ""
         self._position = 0
-        # The text before this position is no longer needed. None: before the position of the reader
+        # The text before this position is no longer needed. If None, `_position` applies instead.
         self._mark: int | None = None
 
     def push(self, text: str) -> None:
@@ -49,7 +49,7 @@ class TextReader:
         self._text += text
 
     def mark(self) -> None:
-        """Remember the position for `rewind`."""
+        """Store the position for `rewind`."""
         self._mark = self._position
 
     def rewind(self) -> None:
@@ -59,7 +59,7 @@ class TextReader:
         self._mark = None
 
     def release(self) -> None:
-        """Forget the position of the last `mark`."""
+        """Discard the position of the last `mark`."""
         self._mark = None
 
     def peek(self) -> Parsing[str]:
@@ -119,7 +119,7 @@ class TextReader:
             yield
 
     def pattern(self, pattern: re.Pattern[str]) -> Parsing[str]:
-        """Skip and return the characters that match `pattern`, a repeated class of characters."""
+        """Skip and return the characters that match `pattern`, a repeated character class."""
         while True:
             start, end = self._position, self._match_end(pattern)
             if end < len(self._text) or self.is_complete:
@@ -142,8 +142,8 @@ class TextReader:
 
     def stream_value(self, emit: Callable[[str], None], opening: str = "") -> Parsing[bool]:
         """Skip a JSON value and pass its text to `emit` as it arrives. A piece never ends inside an
-        escape sequence. Returns False at the first invalid character, which is not skipped, and if
-        the text ends before the value. An incomplete escape sequence at the end is dropped.
+        escape sequence. Returns False at the first invalid character, which is not skipped, and at
+        the end of an incomplete value. An incomplete escape sequence at the end is dropped.
 
         `opening` is the start of the value, if the start is not part of the text.
         """
@@ -189,7 +189,7 @@ class _Search:
 
     pattern: re.Pattern[str]
     starts: frozenset[str]
-    max_length: int  # of a start
+    max_length: int  # maximum length of a text in `starts`
 
 
 @cache
