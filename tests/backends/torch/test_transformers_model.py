@@ -1,6 +1,7 @@
-"""Families that only `transformers` knows.
+"""The modelling code of `transformers` as a fallback, for families that are not built in.
 
-Their text is the same for all kinds of steps, and untrusted code is never run.
+The text is the same for all kinds of steps, and untrusted code is never run. Some of the families
+are built in. The tests run them in the fallback, because their caches differ.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.backends.checkpoints import SMALL, save_checkpoint
 from tgi.architectures import load_spec
+from tgi.architectures.generic import generic_spec
 from tgi.backend import FEATURES, EngineConfig, ModelError, RequestedLimits, SamplingParams
 from tgi.testing.conformance.backend_under_test import RecordingReporter, start
 from tgi_cpu import tgi_backend
@@ -98,8 +100,10 @@ def checkpoints(tmp_path_factory):
     }
 
 
-def config_of(path, **options):
-    return EngineConfig("cpu", str(path), load_spec(path), **options)
+def config_of(path):
+    """The config with which the worker uses the fallback, also for a built-in family."""
+    config = json.loads((path / "config.json").read_text())
+    return EngineConfig("cpu", str(path), generic_spec(config))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -237,6 +241,7 @@ import os, sys
 from pathlib import Path
 import torch
 from tgi.architectures import load_spec
+from tgi.architectures.generic import generic_spec
 from tgi.backend import ModelError
 from tgi_torch.model.transformers_loading import load_transformers_model
 CPU, print_nothing = torch.device("cpu"), lambda done, total: None
