@@ -133,7 +133,7 @@ async def test_10000_grammars_beside_a_stream(server, client):
 
 
 async def check_hostile(server, client, cases):
-    """Send the cases one by one, then those that are valid from several users at once."""
+    """Send all cases one after another. Then send the valid cases from several users at once."""
     wrong, valid = [], []
     with Watcher(server.url) as watcher:
         await asyncio.sleep(5)

@@ -47,7 +47,7 @@ class Tag:
         return list(self._forced[state] or ())
 
     def next_ids(self, state: int) -> list[int]:
-        """The tokens that contain the next bytes of the tag and nothing else."""
+        """The ids of the tokens whose bytes are the next bytes of the tag."""
         return self._table.prefixes_of(self.data[state:])
 
     def mask_before(self, state: int) -> Int32Array:

@@ -7,20 +7,7 @@ import sys
 
 import litellm
 from pydantic import BaseModel, Field
-
-QUESTION = [{"role": "user", "content": "What is the weather like in Vienna?"}]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
+from weather import QUESTION, TOOL
 
 
 class Person(BaseModel):

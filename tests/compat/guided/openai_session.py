@@ -7,8 +7,8 @@ import sys
 
 import openai
 from pydantic import BaseModel, Field
+from weather import QUESTION, TOOL
 
-QUESTION = [{"role": "user", "content": "What is the weather like in Vienna?"}]
 GREEDY = {"model": "tgi", "temperature": 0}
 
 
@@ -28,18 +28,6 @@ PERSON = {
     "messages": [{"role": "user", "content": "Write a JSON object with a person."}],
     "max_tokens": 120,
     **GREEDY,
-}
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
 }
 
 
@@ -79,7 +67,7 @@ def check_other_constraints(client: openai.OpenAI) -> None:
 
 def check_automatic_tools(client: openai.OpenAI) -> None:
     """The demo model calls tools without a forced grammar."""
-    options = {"messages": QUESTION, "tools": [WEATHER], "max_tokens": 60, **GREEDY}
+    options = {"messages": QUESTION, "tools": [TOOL], "max_tokens": 60, **GREEDY}
     whole = client.chat.completions.create(**options)
     [choice] = whole.choices
     assert choice.finish_reason == "tool_calls", whole
@@ -122,14 +110,14 @@ def check_required_tools(client: openai.OpenAI) -> None:
         assert json.loads(arguments) == json.loads(call.function.arguments), chunks
         assert chunks[-1].choices[0].finish_reason == "tool_calls", chunks
     none = client.chat.completions.create(
-        messages=QUESTION, tools=[WEATHER], tool_choice="none", max_tokens=20, **GREEDY
+        messages=QUESTION, tools=[TOOL], tool_choice="none", max_tokens=20, **GREEDY
     )
     assert none.choices[0].message.content, none
     assert not none.choices[0].message.tool_calls, none
 
 
 def check_responses(client: openai.OpenAI) -> None:
-    tool = {"type": "function", "strict": False, **WEATHER["function"]}
+    tool = {"type": "function", "strict": False, **TOOL["function"]}
     options = {
         "input": QUESTION[0]["content"],
         "tools": [tool],
@@ -166,9 +154,9 @@ def check_errors(client: openai.OpenAI) -> None:
         {"response_format": {"type": "yaml"}},
         {"extra_body": {"guided_regex": "(a"}},
         {"extra_body": {"guided_regex": "a", "guided_choice": ["b"]}},
-        {"tools": [WEATHER], "response_format": {"type": "json_object"}},
+        {"tools": [TOOL], "response_format": {"type": "json_object"}},
         {
-            "tools": [WEATHER],
+            "tools": [TOOL],
             "tool_choice": {"type": "function", "function": {"name": "missing"}},
         },
     ]

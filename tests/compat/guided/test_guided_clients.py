@@ -8,27 +8,15 @@ from pathlib import Path
 import pytest
 from huggingface_hub import InferenceClient
 
+from tests.compat.guided.weather import QUESTION, TOOL
 from tests.compat.test_clients import run_session
 from tests.live_server import running_server
 
 DEMO_MODEL = Path(__file__).parents[3] / "core" / "tgi" / "demo" / "model"
-QUESTION = [{"role": "user", "content": "What is the weather like in Vienna?"}]
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 12}, "degrees": {"type": "integer"}},
     "required": ["city", "degrees"],
-}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
 }
 
 
