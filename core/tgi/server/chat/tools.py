@@ -50,6 +50,18 @@ class ToolSelection:
     kind: Literal["auto", "none", "required", "named"] = "auto"
     name: str = ""
 
+    @classmethod
+    def of_openai(cls, choice: object) -> ToolSelection | None:
+        """Read a choice that names no tool, as in OpenAI's APIs. Returns None for other choices."""
+        match choice:
+            case None | "auto":
+                return cls("auto")
+            case "none":
+                return cls("none")
+            case "required":
+                return cls("required")
+        return None
+
 
 class CalledFunction(msgspec.Struct):
     """A function in the text of a prompt. The fields are in TGI's order."""

@@ -45,13 +45,10 @@ def _definition(tool: ChatTool, index: int) -> ToolDefinition:
 
 def _selection(choice: object) -> ToolSelection:
     """Read the choice in OpenAI's schema. As in TGI, any other string is the name of a tool."""
+    selection = ToolSelection.of_openai(choice)
+    if selection is not None:
+        return selection
     match choice:
-        case None | "auto":
-            return ToolSelection("auto")
-        case "none":
-            return ToolSelection("none")
-        case "required":
-            return ToolSelection("required")
         case str() as name:
             return ToolSelection("named", name)
         case {"function": {"name": str() as name}}:

@@ -127,13 +127,10 @@ def _tool(tool: ResponseTool, place: str) -> ToolDefinition:
 
 
 def _selection(choice: object) -> ToolSelection:
+    selection = ToolSelection.of_openai(choice)
+    if selection is not None:
+        return selection
     match choice:
-        case None | "auto":
-            return ToolSelection("auto")
-        case "none":
-            return ToolSelection("none")
-        case "required":
-            return ToolSelection("required")
         case {"type": "function", "name": str() as name}:
             return ToolSelection("named", name)
     raise ToolError("`tool_choice` must be `none`, `auto`, `required` or the name of a function")
