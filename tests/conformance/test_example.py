@@ -126,6 +126,7 @@ def test_the_example_passes_the_suite(example, tmp_path):
             "C-29",
             "C-36a",
             "C-36b",
+            "C-36d",
             "C-37",
             "C-42b",
             "C-50c",

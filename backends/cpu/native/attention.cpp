@@ -13,8 +13,7 @@
 #include <cstring>
 #include <limits>
 
-#include "attention_plan.h"
-#include "vector.h"
+#include "attention_tile.h"
 
 namespace tgi {
 namespace {
@@ -23,62 +22,13 @@ constexpr int kMaxTile = 12;
 // Maximum rows that multiply two panels at once. With fewer sums the multipliers would wait for the
 // results of earlier additions.
 constexpr int kWideTile = 6;
-constexpr int64_t kChunkBlocks = 4;
-constexpr int64_t kChunkTokens = kChunkBlocks * kBlockTokens;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kLog2E = 1.44269504f;
 
-inline int group_of(const AttentionLayer& layer) { return layer.num_heads / layer.num_kv_heads; }
-
-// Number of rows of a share, such that the sums of all rows fit in the first-level cache.
-inline int64_t tile_rows(const AttentionLayer& layer) {
-  return layer.head_dim <= 64 ? 48 : layer.head_dim <= 128 ? 24 : 12;
-}
-
-inline int64_t max_rows(const AttentionLayer& layer) {
-  return attention_tile_queries(layer) * group_of(layer);
-}
-
-struct Tile {
-  const AttentionLayer& layer;
-  const Batch& batch;
-  const AttentionPiece& piece;
-  int64_t kv_head;
-  int64_t group, dim, value_dim;
-  bf16* queries;  // [rows][dim]
-  float* scores;  // [12][kChunkTokens]
-  bf16* weights;  // [12][kChunkTokens]
-  float* sums;    // [rows][value_dim]
-  float* maxima;  // [rows]
-  float* totals;  // [rows]
-
-  int64_t num_rows() const { return piece.num_tokens * group; }
-  int64_t token(int64_t tile_row) const { return piece.first_token + tile_row / group; }
-  int64_t position(int64_t tile_row) const { return batch.positions[token(tile_row)]; }
-  int64_t head(int64_t tile_row) const { return kv_head * group + tile_row % group; }
-  const bf16* keys(int64_t block) const {
-    return layer.keys + (table(block) * layer.num_kv_heads + kv_head) * dim * kBlockTokens;
-  }
-  const bf16* values(int64_t block) const {
-    return layer.values + (table(block) * layer.num_kv_heads + kv_head) * value_dim * kBlockTokens;
-  }
-  int64_t table(int64_t block) const {
-    return batch.block_tables[piece.row * batch.max_blocks + block];
-  }
-};
-
-// Some blocks of keys, and the first of the rows that attend to them.
-struct Chunk {
-  int64_t first_row, first_block, num_blocks;
-  bool fetch;  // whether to prefetch the data that is multiplied next
-
-  int64_t first_key() const { return first_block * kBlockTokens; }
-  int64_t num_keys() const { return num_blocks * kBlockTokens; }
-};
-
 // Copies the queries and resets the sums. `sinks` is null for a partial result, because a sink, a
 // score that belongs to no key, must count only once.
-void begin(const Tile& tile, const bf16* all_queries, const float* sinks) {
+template <bool C>
+void begin(const Tile<C>& tile, const bf16* all_queries, const float* sinks) {
   const int64_t stride = round_up(tile.layer.num_heads * tile.dim, kPanelColumns);
   for (int64_t r = 0; r < tile.num_rows(); ++r) {
     std::memcpy(tile.queries + r * tile.dim,
@@ -91,8 +41,8 @@ void begin(const Tile& tile, const bf16* all_queries, const float* sinks) {
 }
 
 // Multiplies M queries by the keys of P blocks.
-template <int M, int P>
-inline void score_blocks(const Tile& tile, const Chunk& chunk, int64_t number) {
+template <int M, int P, bool C>
+inline void score_blocks(const Tile<C>& tile, const Chunk& chunk, int64_t number) {
   __m512 sums[M][2 * P];
   const bf16 *panels[P], *next[P] = {};
   for (int p = 0; p < P; ++p) {
@@ -110,7 +60,8 @@ inline void score_blocks(const Tile& tile, const Chunk& chunk, int64_t number) {
 
 // Applies scale, cap, slope and mask, which some layers or keys need between the products and the
 // softmax. Most chunks need only the scale, which the softmax applies.
-void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float* scores) {
+template <bool C>
+void finish_scores(const Tile<C>& tile, const Chunk& chunk, int64_t tile_row, float* scores) {
   const AttentionLayer& layer = tile.layer;
   const int64_t position = tile.position(tile_row);
   const int64_t oldest = layer.window > 0 ? position - layer.window + 1 : 0;
@@ -136,7 +87,8 @@ void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float
 }
 
 // Whether all these rows attend to all these keys, and their scores need nothing but the scale.
-bool needs_only_scale(const Tile& tile, const Chunk& chunk, int64_t num_rows) {
+template <bool C>
+bool needs_only_scale(const Tile<C>& tile, const Chunk& chunk, int64_t num_rows) {
   const AttentionLayer& layer = tile.layer;
   const int64_t first = tile.position(chunk.first_row),
                 last = tile.position(chunk.first_row + num_rows - 1);
@@ -174,8 +126,8 @@ inline float weigh_scores(const float* scores, bf16* weights, int64_t num_keys, 
 
 // Turns the scores of a chunk into weights. The sums over earlier chunks must be multiplied by
 // `shrink`.
-template <int M>
-inline void softmax(const Tile& tile, const Chunk& chunk, float (&shrink)[16]) {
+template <int M, bool C>
+inline void softmax(const Tile<C>& tile, const Chunk& chunk, float (&shrink)[16]) {
   const bool only_scale = needs_only_scale(tile, chunk, M);
   const float scale = only_scale ? tile.layer.scale : 1.0f;
   float highest[16] = {}, offsets[16];
@@ -206,8 +158,8 @@ inline void softmax(const Tile& tile, const Chunk& chunk, float (&shrink)[16]) {
 }
 
 // Adds the weighted values of P panels, beginning with `column`.
-template <int M, int P>
-inline void weigh_columns(const Tile& tile, const Chunk& chunk, int64_t column,
+template <int M, int P, bool C>
+inline void weigh_columns(const Tile<C>& tile, const Chunk& chunk, int64_t column,
                           const float (&shrink)[16]) {
   __m512 sums[M][2 * P];
   float* target = tile.sums + chunk.first_row * tile.value_dim + column;
@@ -231,8 +183,8 @@ inline void weigh_columns(const Tile& tile, const Chunk& chunk, int64_t column,
       _mm512_storeu_ps(target + m * tile.value_dim + z * 16, sums[m][z]);
 }
 
-template <int M>
-void chunk_rows(const Tile& tile, const Chunk& chunk) {
+template <int M, bool C>
+void chunk_rows(const Tile<C>& tile, const Chunk& chunk) {
   int64_t b = 0;
   if constexpr (M <= kWideTile)
     for (; b + 2 <= chunk.num_blocks; b += 2) score_blocks<M, 2>(tile, chunk, b);
@@ -247,29 +199,35 @@ void chunk_rows(const Tile& tile, const Chunk& chunk) {
     weigh_columns<M, 1>(tile, chunk, column, shrink);
 }
 
-using ChunkFunction = void (*)(const Tile&, const Chunk&);
-constexpr ChunkFunction kChunks[kMaxTile + 1] = {
-    nullptr,        chunk_rows<1>,  chunk_rows<2>,  chunk_rows<3>, chunk_rows<4>,
-    chunk_rows<5>,  chunk_rows<6>,  chunk_rows<7>,  chunk_rows<8>, chunk_rows<9>,
-    chunk_rows<10>, chunk_rows<11>, chunk_rows<12>,
+template <bool C>
+using ChunkFunction = void (*)(const Tile<C>&, const Chunk&);
+template <bool C>
+constexpr ChunkFunction<C> kChunks[kMaxTile + 1] = {
+    nullptr,           chunk_rows<1, C>,  chunk_rows<2, C>,  chunk_rows<3, C>, chunk_rows<4, C>,
+    chunk_rows<5, C>,  chunk_rows<6, C>,  chunk_rows<7, C>,  chunk_rows<8, C>, chunk_rows<9, C>,
+    chunk_rows<10, C>, chunk_rows<11, C>, chunk_rows<12, C>,
 };
 
-void attend(const Tile& tile) {
+template <bool C>
+void attend(const Tile<C>& tile) {
   for (int64_t block = tile.piece.first_block; block < tile.piece.end_block;
        block += kChunkBlocks) {
+    if constexpr (C)
+      decode_chunk(tile, block, std::min<int64_t>(block + kChunkBlocks, tile.piece.end_block));
     for (int64_t row = 0; row < tile.num_rows(); row += kMaxTile) {
       const int64_t height = std::min<int64_t>(kMaxTile, tile.num_rows() - row);
       // Only later rows of the tile attend to blocks after the last of these rows.
       const int64_t end = std::min<int64_t>(tile.piece.end_block,
                                             tile.position(row + height - 1) / kBlockTokens + 1);
       const int64_t num_blocks = std::min(kChunkBlocks, end - block);
-      if (num_blocks > 0) kChunks[height](tile, {row, block, num_blocks, row == 0});
+      if (num_blocks > 0) kChunks<C>[height](tile, {row, block, num_blocks, !C && row == 0});
     }
   }
 }
 
 // Divides a head's sums by `total` and stores the result as bf16.
-void store_head(const Tile& tile, const float* sums, float total, int64_t token, int64_t head,
+template <bool C>
+void store_head(const Tile<C>& tile, const float* sums, float total, int64_t token, int64_t head,
                 bf16* target) {
   const __m512 factor = _mm512_set1_ps(1.0f / total);
   bf16* out =
@@ -283,7 +241,8 @@ void store_head(const Tile& tile, const float* sums, float total, int64_t token,
   }
 }
 
-void save_partial(const Tile& tile, const AttentionPlan& plan) {
+template <bool C>
+void save_partial(const Tile<C>& tile, const AttentionPlan& plan) {
   for (int64_t r = 0; r < tile.num_rows(); ++r) {
     float* partial = plan.partial(tile.piece.first_record + r / tile.group, tile.head(r));
     std::memcpy(partial, tile.sums + r * tile.value_dim,
@@ -294,7 +253,9 @@ void save_partial(const Tile& tile, const AttentionPlan& plan) {
 }
 
 // Merges the partial results of a head. Uses the sums of the tile as scratch memory.
-void merge(const Tile& tile, const AttentionPlan& plan, int64_t token, int64_t head, bf16* target) {
+template <bool C>
+void merge(const Tile<C>& tile, const AttentionPlan& plan, int64_t token, int64_t head,
+           bf16* target) {
   const float* sinks = tile.layer.sinks;
   float maximum = sinks == nullptr ? kMinusInfinity : sinks[head];
   for (int32_t record = plan.first_record(token); record >= 0; record = plan.next_record(record))
@@ -310,20 +271,9 @@ void merge(const Tile& tile, const AttentionPlan& plan, int64_t token, int64_t h
   store_head(tile, tile.sums, total, token, head, target);
 }
 
-}  // namespace
-
-int64_t attention_tile_queries(const AttentionLayer& layer) {
-  return std::max<int64_t>(1, tile_rows(layer) / group_of(layer));
-}
-
-int64_t attention_scratch_floats(const AttentionLayer& layer) {
-  const int64_t rows = max_rows(layer), value_dim = round_up(layer.head_dim, kPanelColumns);
-  return round_up(rows * layer.head_dim / 2 + 1, 16) + kMaxTile * kChunkTokens * 2 +
-         rows * value_dim + 2 * round_up(rows, 16);
-}
-
-void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share,
-                   float* scratch) {
+template <bool C>
+void run(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share,
+         float* scratch) {
   const AttentionLayer& layer = *op.attention;
   const int64_t rows = max_rows(layer), dim = layer.head_dim,
                 value_dim = round_up(dim, kPanelColumns);
@@ -332,19 +282,20 @@ void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, 
   float* sums = weights + kMaxTile * kChunkTokens;
   float* maxima = sums + rows * value_dim;
   const AttentionPiece& piece = plan.piece(share);
-  const Tile tile{layer,
-                  batch,
-                  piece,
-                  plan.kv_head(share),
-                  group_of(layer),
-                  dim,
-                  value_dim,
-                  reinterpret_cast<bf16*>(scratch),
-                  scores,
-                  reinterpret_cast<bf16*>(weights),
-                  sums,
-                  maxima,
-                  maxima + round_up(rows, 16)};
+  const Tile<C> tile{layer,
+                     batch,
+                     piece,
+                     plan.kv_head(share),
+                     group_of(layer),
+                     dim,
+                     value_dim,
+                     reinterpret_cast<bf16*>(scratch),
+                     scores,
+                     reinterpret_cast<bf16*>(weights),
+                     sums,
+                     maxima,
+                     maxima + round_up(rows, 16),
+                     reinterpret_cast<bf16*>(maxima + 2 * round_up(rows, 16))};
   auto* target = static_cast<bf16*>(op.target);
   const bool complete = piece.first_record < 0;
   begin(tile, static_cast<const bf16*>(op.source), complete ? layer.sinks : nullptr);
@@ -359,6 +310,24 @@ void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, 
     if (plan.is_last(token, tile.kv_head))
       for (int64_t head = 0; head < tile.group; ++head)
         merge(tile, plan, token, tile.kv_head * tile.group + head, target);
+}
+
+}  // namespace
+
+int64_t attention_tile_queries(const AttentionLayer& layer) {
+  return std::max<int64_t>(1, tile_rows(layer) / group_of(layer));
+}
+
+int64_t attention_scratch_floats(const AttentionLayer& layer) {
+  const int64_t rows = max_rows(layer), value_dim = round_up(layer.head_dim, kPanelColumns);
+  return round_up(rows * layer.head_dim / 2 + 1, 16) + kMaxTile * kChunkTokens * 2 +
+         rows * value_dim + 2 * round_up(rows, 16) +
+         (is_coded(layer) ? kChunkTokens * (layer.head_dim + value_dim) / 2 : 0);
+}
+
+void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share,
+                   float* scratch) {
+  (is_coded(*op.attention) ? run<true> : run<false>)(op, batch, plan, share, scratch);
 }
 
 }  // namespace tgi

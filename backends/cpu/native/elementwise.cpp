@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cache_codes.h"
 #include "compressed.h"
 #include "quantized.h"
 #include "vector.h"
@@ -89,9 +90,10 @@ void round_to_bf16(const float* source, int64_t size, bf16* target) {
   }
 }
 
-void write_key(bf16* keys, const bf16* key, int head_dim, int64_t offset) {
+template <class T>
+void write_key(T* keys, const T* key, int head_dim, int64_t offset) {
   for (int d = 0; d < head_dim; d += 2)
-    std::memcpy(keys + (d / 2 * kBlockTokens + offset) * 2, key + d, 2 * sizeof(bf16));
+    std::memcpy(keys + (d / 2 * kBlockTokens + offset) * 2, key + d, 2 * sizeof(T));
 }
 
 // Index of dimension d of a value within the panels of its block.
@@ -100,9 +102,10 @@ inline int64_t value_index(int64_t d, int64_t offset) {
          d % kPanelColumns * 2 + offset % 2;
 }
 
-void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) {
+template <class T>
+void write_value(T* values, const T* value, int head_dim, int64_t offset) {
   for (int64_t panel = 0; panel < head_dim; panel += kPanelColumns) {
-    bf16* start = values + value_index(panel, offset);
+    T* start = values + value_index(panel, offset);
     const int64_t size = std::min<int64_t>(kPanelColumns, head_dim - panel);
     for (int64_t d = 0; d < size; ++d) start[d * 2] = value[panel + d];
   }
@@ -110,14 +113,15 @@ void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) 
 
 // Zeroes the values after `offset`. Values that an earlier owner of the block wrote are multiplied
 // by weights of zero, and must not be NaN.
-void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
+template <class T>
+void clear_values_behind(T* values, int head_dim, int64_t offset) {
   const int64_t panel_size = kPanelColumns * kBlockTokens,
                 next_pair = (offset / 2 + 1) * 2 * kPanelColumns;
   for (int64_t panel = 0; panel < round_up(head_dim, kPanelColumns); panel += kPanelColumns) {
-    bf16* start = values + panel / kPanelColumns * panel_size;
+    T* start = values + panel / kPanelColumns * panel_size;
     if (offset % 2 == 0)
       for (int64_t d = 0; d < kPanelColumns; ++d) start[value_index(d, offset + 1)] = 0;
-    std::memset(start + next_pair, 0, static_cast<size_t>(panel_size - next_pair) * sizeof(bf16));
+    std::memset(start + next_pair, 0, static_cast<size_t>(panel_size - next_pair) * sizeof(T));
   }
 }
 
@@ -128,6 +132,83 @@ inline bool begins_block(const Batch& batch, int64_t token, int64_t offset) {
       batch.query_starts, batch.query_starts + batch.num_rows + 1, static_cast<int32_t>(token));
   return *next == token + 1 && (offset == 0 || *next - *(next - 1) > 1);
 }
+
+// The key and the value of one token and kv head, and their place in the cache.
+struct CacheEntry {
+  const float *key, *value;  // [head_dim]
+  int64_t block_head;        // block * number of kv heads + kv head
+  int64_t offset;            // of the token in the block
+  bool clear;                // whether to zero the values after the token
+};
+
+void write_bf16(const AttentionLayer& layer, const CacheEntry& entry) {
+  const int dim = layer.head_dim;
+  bf16* values = layer.values + entry.block_head * round_up(dim, kPanelColumns) * kBlockTokens;
+  bf16 rounded[kMaxHeadDim];
+  round_to_bf16(entry.key, dim, rounded);
+  write_key(layer.keys + entry.block_head * dim * kBlockTokens, rounded, dim, entry.offset);
+  round_to_bf16(entry.value, dim, rounded);
+  write_value(values, rounded, dim, entry.offset);
+  if (entry.clear) clear_values_behind(values, dim, entry.offset);
+}
+
+template <class Encode>
+void encode_head(const float* source, int64_t size, float factor, Encode&& encode,
+                 uint8_t* target) {
+  for (int64_t i = 0; i < size; i += 16) {
+    const __mmask16 mask = mask_of(size - i);
+    _mm_mask_storeu_epi8(target + i, mask,
+                         _mm512_cvtepi32_epi8(encode(_mm512_maskz_loadu_ps(mask, source + i),
+                                                     _mm512_set1_ps(factor))));
+  }
+}
+
+template <class Float>
+void write_floats(const AttentionLayer& layer, const CacheEntry& entry) {
+  const int dim = layer.head_dim;
+  const int64_t value_dim = round_up(dim, kPanelColumns);
+  uint8_t* values = layer.value_codes + entry.block_head * coded_block_bytes(layer, value_dim);
+  uint8_t codes[kMaxHeadDim];
+  encode_head(entry.key, dim, layer.key_factor, encode_float<Float>, codes);
+  write_key(layer.key_codes + entry.block_head * coded_block_bytes(layer, dim), codes, dim,
+            entry.offset);
+  encode_head(entry.value, dim, layer.value_factor, encode_float<Float>, codes);
+  write_value(values, codes, dim, entry.offset);
+  if (entry.clear) clear_values_behind(values, dim, entry.offset);
+}
+
+// Writes the codes of `source` to `codes`, and returns their scale.
+float encode_integers(const float* source, int dim, uint8_t* codes) {
+  const float scale = int8_scale(source, dim);
+  // A scale near zero has no finite inverse. Its codes are zero, as are the codes of NaN.
+  const float factor = scale > 1e-35f ? 1.0f / scale : 0.0f;
+  if (factor > 0.0f)
+    encode_head(source, dim, factor, encode_int8, codes);
+  else
+    std::memset(codes, 0, static_cast<size_t>(dim));
+  return scale;
+}
+
+void write_integers(const AttentionLayer& layer, const CacheEntry& entry) {
+  const int dim = layer.head_dim;
+  const int64_t value_dim = round_up(dim, kPanelColumns);
+  uint8_t* keys = layer.key_codes + entry.block_head * coded_block_bytes(layer, dim);
+  uint8_t* values = layer.value_codes + entry.block_head * coded_block_bytes(layer, value_dim);
+  uint8_t codes[kMaxHeadDim];
+  token_scales(keys, dim)[entry.offset] = encode_integers(entry.key, dim, codes);
+  write_key(keys, codes, dim, entry.offset);
+  float* value_scales = token_scales(values, value_dim);
+  value_scales[entry.offset] = encode_integers(entry.value, dim, codes);
+  write_value(values, codes, dim, entry.offset);
+  if (entry.clear) {
+    clear_values_behind(values, dim, entry.offset);
+    std::fill(value_scales + entry.offset + 1, value_scales + kBlockTokens, 0.0f);
+  }
+}
+
+// Indexed by `CacheFormat`.
+constexpr void (*kWriters[])(const AttentionLayer&, const CacheEntry&) = {
+    write_bf16, write_floats<E4m3>, write_floats<E5m2>, write_integers};
 
 }  // namespace
 
@@ -207,8 +288,7 @@ void run_qkv(const Op& op, const Batch& batch, int64_t share) {
       round_up(static_cast<int64_t>(layer.num_heads + 2 * layer.num_kv_heads) * dim, kPanelColumns);
   const int64_t query_size = static_cast<int64_t>(layer.num_heads) * dim,
                 target_stride = round_up(query_size, kPanelColumns);
-  const int64_t key_size = static_cast<int64_t>(dim) * kBlockTokens;
-  const int64_t value_size = round_up(dim, kPanelColumns) * kBlockTokens;
+  const auto write = kWriters[layer.cache_format];
   for_rows(share, batch, [&](int64_t row) {
     float* heads = static_cast<float*>(const_cast<void*>(op.source)) + row * source_stride;
     const float* cosines =
@@ -227,14 +307,9 @@ void run_qkv(const Op& op, const Batch& batch, int64_t share) {
     const int64_t block = batch.slots[row] / kBlockTokens, offset = batch.slots[row] % kBlockTokens;
     const bool clear = begins_block(batch, row, offset);
     for (int head = 0; head < layer.num_kv_heads; ++head) {
-      const int64_t at = block * layer.num_kv_heads + head;
       const float* key = heads + static_cast<int64_t>(layer.num_heads + head) * dim;
-      bf16 rounded[kMaxHeadDim];
-      round_to_bf16(key, dim, rounded);
-      write_key(layer.keys + at * key_size, rounded, dim, offset);
-      round_to_bf16(key + static_cast<int64_t>(layer.num_kv_heads) * dim, dim, rounded);
-      write_value(layer.values + at * value_size, rounded, dim, offset);
-      if (clear) clear_values_behind(layer.values + at * value_size, dim, offset);
+      const float* value = key + static_cast<int64_t>(layer.num_kv_heads) * dim;
+      write(layer, {key, value, block * layer.num_kv_heads + head, offset, clear});
     }
   });
 }

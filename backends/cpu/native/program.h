@@ -44,11 +44,20 @@ enum class Activation : int32_t {
   kReluSquared = 5,
 };
 
+// The format of cached keys and values.
+enum class CacheFormat : int32_t {
+  kBf16 = 0,
+  kE4m3 = 1,  // 8-bit floats with 3 bits of mantissa, with one scale per layer
+  kE5m2 = 2,  // 8-bit floats with 2 bits of mantissa, with one scale per layer
+  kInt8 = 3,  // integers with one scale per token and head
+};
+
 // Constants of one attention layer.
 struct AttentionLayer {
   int32_t num_heads, num_kv_heads, head_dim, rotary_dim;
   int32_t interleaved, window;  // window 0 = none
   int32_t qk_norm_kind;         // 0 = none, 1 = rms, 2 = layer
+  int32_t cache_format;
   float scale, softcap, qk_norm_epsilon;
   const float* q_norm;   // [head_dim]
   const float* k_norm;   // [head_dim]
@@ -56,8 +65,14 @@ struct AttentionLayer {
   const float* sinks;    // [num_heads], or null
   const float* cosines;  // [positions][rotary_dim / 2]
   const float* sines;
-  bf16* keys;    // [blocks][kv heads][head_dim / 2][32 tokens][2]
-  bf16* values;  // [blocks][kv heads][panels of 32 dims][16 token pairs][32 dims][2]
+  bf16* keys;               // [blocks][kv heads][head_dim / 2][32 tokens][2]
+  bf16* values;             // [blocks][kv heads][panels of 32 dims][16 token pairs][32 dims][2]
+  uint8_t* key_codes;       // instead of `keys`, or null; see cache_codes.h
+  uint8_t* value_codes;     // instead of `values`, or null
+  const bf16* key_table;    // [128] the numbers of 8-bit floats, times the scale
+  const bf16* value_table;  // [128]
+  float key_factor,
+      value_factor;  // by which a number is multiplied before it becomes an 8-bit float
 };
 
 // A weight in codes of 8 or 4 bits. See quantized.h.

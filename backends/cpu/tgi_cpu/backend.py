@@ -30,6 +30,8 @@ from tgi.backend import (
     reject_option,
     rejected_options,
 )
+from tgi.worker.cache_format import CACHE_FORMATS
+from tgi.worker.cache_layout import values_per_token
 from tgi_cpu import machine
 from tgi_torch.memory import (
     DTYPE_BYTES,
@@ -93,7 +95,11 @@ class CpuBackend:
         num_bytes = _weights_bytes(spec, config, dtype)
         memory = (
             MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
-            MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
+            MemoryItem(
+                "KV cache of one token",
+                kv_bytes_per_token(spec, dtype, config.kv_cache_dtype),
+                config.kv_cache_dtype or dtype,
+            ),
             *(
                 (MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),)
                 if state_bytes(spec, dtype)
@@ -127,11 +133,13 @@ class CpuBackend:
             if config.quantize is None
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
+        cache = _described_cache(config.kv_cache_dtype)
         reason = unsupported_reason(with_compute_dtype(spec, config), load_library())
         if reason:
             return (
                 Implementation("layers", "torch operations", (("native kernels", reason),)),
                 *weights,
+                *cache,
             )
         stored = _stored_dtype(Path(config.model_path))
         weights = weights or (
@@ -146,6 +154,7 @@ class CpuBackend:
                 "layers", "native kernels", (("torch operations", "the native kernels are faster"),)
             ),
             *weights,
+            *cache,
         )
 
     def check(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
@@ -202,14 +211,43 @@ def native_weights_format(stored: str) -> str:
     return f"{stored} rounded to bfloat16, in 12 bits"
 
 
+def _described_cache(name: str | None) -> tuple[Implementation, ...]:
+    """Describe the format of the KV cache, if the user chose one."""
+    if name is None:
+        return ()
+    has_scales = CACHE_FORMATS[name].scale_bytes > 0
+    scales = "one scale per token and head" if has_scales else "one scale per layer"
+    others = (("16 bits", "they need twice the memory"),)
+    return (Implementation("KV cache", f"{name} with {scales}", others),)
+
+
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
     refused = rejected_options(
-        config, _NAME, dtypes=sorted(DTYPE_BYTES), quantize=QUANTIZATIONS, max_shards=1
+        config,
+        _NAME,
+        dtypes=sorted(DTYPE_BYTES),
+        quantize=QUANTIZATIONS,
+        kv_cache_dtypes=CACHE_FORMATS,
     )
     if config.quantize in QUANTIZATIONS and isinstance(spec, GenericSpec):
         remedy = "it quantizes only architectures that are built in; leave the option out"
         refused = (*refused, reject_option(_NAME, "quantize", config.quantize, remedy))
+    if config.kv_cache_dtype is not None and config.kv_cache_dtype in CACHE_FORMATS:
+        refused = (*refused, *_refused_caches(spec, config.kv_cache_dtype))
     return refused
+
+
+def _refused_caches(spec: ModelSpec | GenericSpec, name: str) -> tuple[str, ...]:
+    """Return the reason why this model cannot have a cache in the format `name`. The result is
+    empty if it can.
+    """
+    if isinstance(spec, GenericSpec):
+        remedy = "it does this only for architectures that are built in"
+    elif not values_per_token(spec):
+        remedy = "it does this only for models with attention"
+    else:
+        return ()
+    return (reject_option(_NAME, "kv_cache_dtype", name, f"{remedy}; leave the option out"),)
 
 
 def _checkpoint_bytes(model_path: Path, dtype: str) -> int:

@@ -198,8 +198,7 @@ class ProgramBuilder:
             sinks=self.pointer(self.weights.vectors.get(f"{prefix}.sinks")),
             cosines=self.pointer(cosines),
             sines=self.pointer(sines),
-            keys=self.pointer(self.cache.keys[layer]),
-            values=self.pointer(self.cache.values[layer]),
+            **self.cache.fields[layer],
         )
         self.scratch_floats = max(self.scratch_floats, self.native.scratch_floats(record))
         self.keep_alive.append(record)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
+from tgi.worker.cache_format import CacheCoding
 from tgi.worker.parts import Progress
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Kind
@@ -75,12 +76,18 @@ class NativeDecoder:
         assert expert is None, f"{parameter}: the kernels do not support experts"
         self.weights.write(parameter, axis, start, piece)
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
+    def with_cache(
+        self,
+        num_blocks: int,
+        block_size: int,
+        limits: Limits,
+        coding: CacheCoding | None = None,
+    ) -> NativeModel:
         """Allocate the cache, buffers and threads for steps within `limits`."""
         assert block_size == BLOCK_TOKENS, (
             f"the kernels use blocks of {BLOCK_TOKENS} tokens, not {block_size}"
         )
-        cache = NativeCache.allocate(self.spec, num_blocks, self._library)
+        cache = NativeCache.allocate(self.spec, num_blocks, self._library, coding)
         program = build_program(
             self.spec,
             self.weights,

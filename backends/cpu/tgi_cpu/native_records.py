@@ -38,6 +38,7 @@ class AttentionRecord(Structure):
         ("interleaved", c_int32),
         ("window", c_int32),
         ("qk_norm_kind", c_int32),
+        ("cache_format", c_int32),
         ("scale", c_float),
         ("softcap", c_float),
         ("qk_norm_epsilon", c_float),
@@ -49,6 +50,12 @@ class AttentionRecord(Structure):
         ("sines", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("key_codes", c_void_p),
+        ("value_codes", c_void_p),
+        ("key_table", c_void_p),
+        ("value_table", c_void_p),
+        ("key_factor", c_float),
+        ("value_factor", c_float),
     )
 
 

@@ -15,6 +15,7 @@ from typing import final
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import RequestedLimits
+from tgi.worker.cache_format import CACHE_FORMATS
 from tgi.worker.memory import limits, sizes
 from tgi.worker.memory.plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
 from tgi_torch.weights.weight_formats import Quantization, is_quantized
@@ -50,6 +51,7 @@ class MemoryFacts:
     block_size: int
     max_step_tokens: int  # used if `--max-batch-prefill-tokens` is not set
     on_demand: bool = False  # whether the memory of a block is allocated at its first use
+    kv_cache_dtype: str | None = None  # None means the dtype of the computation
     weights_detail: str = ""  # shown in the memory report; if empty, the dtype is shown
 
 
@@ -87,11 +89,16 @@ def checkpoint_bytes(model_path: Path, dtype: str) -> int:
     return sizes.checkpoint_bytes(model_path, DTYPE_BYTES[dtype])
 
 
-def kv_bytes_per_token(spec: ModelSpec | GenericSpec, dtype: str) -> int:
-    """Bytes of the cached keys and values of one token over all layers. If the model has an
-    encoder, the bytes of one encoder token are added.
+def kv_bytes_per_token(
+    spec: ModelSpec | GenericSpec, dtype: str, kv_cache_dtype: str | None = None
+) -> int:
+    """Bytes of the cached keys and values of one token over all layers, with their scales. If the
+    model has an encoder, the bytes of one encoder token are added.
     """
-    return sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
+    if kv_cache_dtype is None:
+        return sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
+    form = CACHE_FORMATS[kv_cache_dtype]
+    return sizes.kv_bytes_per_token(spec, form.value_bytes, form.scale_bytes)
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, dtype: str) -> int:
@@ -118,7 +125,7 @@ def plan_limits(
     """
     bytes_of = BytesOf(
         weights=facts.weights_bytes,
-        block=kv_bytes_per_token(spec, facts.dtype) * facts.block_size,
+        block=kv_bytes_per_token(spec, facts.dtype, facts.kv_cache_dtype) * facts.block_size,
         state=state_bytes(spec, facts.dtype),
         workspace=partial(workspace_bytes, spec, facts.dtype),
     )

@@ -210,8 +210,7 @@ def gated_activation(x: Tensor, kind: Activation) -> Tensor:
 
 def write_kv(key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
     """Store the keys and values of this step in their slots."""
-    cache.key.flatten(0, 1).index_copy_(0, slot_mapping, key.to(cache.key.dtype))
-    cache.value.flatten(0, 1).index_copy_(0, slot_mapping, value.to(cache.value.dtype))
+    cache.write(key, value, slot_mapping)
 
 
 REFERENCE = Ops(

@@ -19,14 +19,15 @@ def rejected_options(
     *,
     dtypes: Collection[str] = (),
     quantize: Collection[str] = (),
+    kv_cache_dtypes: Collection[str] = (),
     max_shards: int | None = 1,
 ) -> tuple[str, ...]:
     """Return one reason for `Support.reasons` per core option in `config` that `backend` does not
     support. `backend` is the name of the backend. Returns an empty tuple if all are supported.
 
-    `dtypes` and `quantize` are the supported values of `--dtype` and `--quantize`. `max_shards` is
-    the maximum of `--num-shard`. If it is None, the backend checks `--num-shard` itself. Every
-    value of `--kv-cache-dtype` is rejected.
+    `dtypes`, `quantize` and `kv_cache_dtypes` are the supported values of `--dtype`, `--quantize`
+    and `--kv-cache-dtype`. `max_shards` is the maximum of `--num-shard`. If it is None, the backend
+    checks `--num-shard` itself.
     """
     rejected = []
     if config.dtype is not None and config.dtype not in dtypes:
@@ -36,8 +37,9 @@ def rejected_options(
         if quantize and meaning is not None and meaning.reads_checkpoint:
             remedy = f"serve the unquantized checkpoint and {remedy}"
         rejected.append(reject_option(backend, "quantize", config.quantize, remedy))
-    if config.kv_cache_dtype is not None:
-        rejected.append(reject_option(backend, "kv_cache_dtype", config.kv_cache_dtype, _use(())))
+    if config.kv_cache_dtype is not None and config.kv_cache_dtype not in kv_cache_dtypes:
+        remedy = _use(kv_cache_dtypes)
+        rejected.append(reject_option(backend, "kv_cache_dtype", config.kv_cache_dtype, remedy))
     if max_shards is not None and config.num_shard > max_shards:
         remedy = f"the maximum is {max_shards}"
         rejected.append(reject_option(backend, "num_shard", config.num_shard, remedy))

@@ -32,7 +32,8 @@ def option_meaning(name: str, value: object) -> str | None:
     if name == "dtype":
         return f"computes in {value}"
     if name == "kv_cache_dtype":
-        return f"stores the KV cache in {value}"
+        scales = " with one scale per token and head" if value == "int8" else ""
+        return f"stores the KV cache in {value}{scales}"
     if name == "num_shard":
         return f"splits the model over {value} devices"
     raise ValueError(f"a backend cannot reject the option `{name}`")

@@ -77,7 +77,7 @@ class ServeOptions:
         None, _MODEL, "Data type of the weights.", choices=("float16", "bfloat16", "float32")
     )
     kv_cache_dtype: str | None = option(
-        None, _MODEL, "Data type of the KV cache.", choices=("fp8_e4m3fn", "fp8_e5m2")
+        None, _MODEL, "Data type of the KV cache.", choices=("fp8_e4m3fn", "fp8_e5m2", "int8")
     )
     rope_scaling: str | None = option(
         None,

@@ -32,6 +32,7 @@ __all__ = [
     "group_kinds",
     "recurrent_layers",
     "recurrent_shapes",
+    "scales_per_token",
     "state_values",
     "value_dim",
     "values_per_token",
@@ -97,6 +98,21 @@ def values_per_token(spec: ModelSpec | GenericSpec) -> int:
         else:
             values += mixer.num_kv_heads * (mixer.head_dim + value_dim(mixer))
     return values + sum(2 * mixer.num_heads * mixer.head_dim for mixer in cross_layers(spec))
+
+
+def scales_per_token(spec: ModelSpec | GenericSpec) -> int:
+    """Return the number of scales that a cache with one scale per token and head stores for one
+    token in all layers.
+
+    If the model has an encoder, the scales of one encoder token are included.
+    """
+    if isinstance(spec, GenericSpec):
+        return 2 * spec.num_layers * spec.num_kv_heads
+    scales = sum(
+        1 if isinstance(mixer, LatentAttention) else 2 * mixer.num_kv_heads
+        for mixer in attention_layers(spec)
+    )
+    return scales + sum(2 * mixer.num_heads for mixer in cross_layers(spec))
 
 
 def value_dim(mixer: Attention) -> int:

@@ -53,6 +53,8 @@ def test_options_change_the_response(llama, capsys):
     path, _ = llama
     _, backends = inspect(capsys, path, "--dtype", "float32")
     assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * 8 * 4
+    _, backends = inspect(capsys, path, "--kv-cache-dtype", "int8")
+    assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * (8 + 4)
     _, backends = inspect(capsys, path, "--quantize", "awq", exit_code=1)
     assert backends["cpu"]["status"] == "no"
     assert "--quantize awq" in backends["cpu"]["reasons"][0]

@@ -119,7 +119,7 @@ def test_info_and_probe():
     [
         ({"quantize": "awq"}, "--quantize awq"),
         ({"num_shard": 2}, "--num-shard 2"),
-        ({"kv_cache_dtype": "fp8_e5m2"}, "--kv-cache-dtype"),
+        ({"kv_cache_dtype": "fp8_e4m3"}, "`--kv-cache-dtype fp8_e4m3` is not a value of this"),
         ({"dtype": "int8"}, "--dtype int8"),
     ],
 )

@@ -33,12 +33,14 @@ from tests.conformance.faults.resources import (
     codes_are_numbers,
     halved,
     keeping,
+    other_scores_after_a_preemption,
     quantized,
     quantized_in_whole_groups,
     second_half_missing,
     sharded,
     take_host_memory,
     takes_more_than_agreed,
+    with_coded_cache,
     with_memory,
 )
 from tests.conformance.faults.steps import (
@@ -121,6 +123,7 @@ HEALTHY = {
     "C-29": FaultyBackend(plan=SLOTS),
     "C-36a": quantized(),
     "C-36b": quantized(),
+    "C-36d": with_coded_cache(),
     "C-37": sharded(),
 }
 """Check → a backend without a fault, for checks that do not apply to the plain reference."""
@@ -146,6 +149,12 @@ FAULTS = {
     "quantized but not smaller": (quantized(reported_bytes=1000), "C-36a"),
     "quantized only in whole groups": (quantized_in_whole_groups(), "C-36b"),
     "codes taken for weights": (in_worker(load=codes_are_numbers), "C-36c"),
+    "a cache of codes with large errors": (with_coded_cache(halved), "C-36d"),
+    "a cache of codes but not smaller": (with_coded_cache(reported_bytes=1000), "C-36d"),
+    "a cache of codes that is not recomputed": (
+        with_coded_cache(worker=other_scores_after_a_preemption),
+        "C-36d",
+    ),
     "half of the vocabulary is lost": (sharded(second_half_missing), "C-37"),
     # masks
     "late masks ignored": (in_worker(submit=late_masks_not_awaited), "C-46b"),

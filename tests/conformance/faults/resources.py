@@ -86,6 +86,40 @@ def quantized(change_logits=lambda logits, batch: logits, reported_bytes=400):
     return FaultyBackend(methods={"supports": supports}, change_for=for_config)
 
 
+def with_coded_cache(change_logits=lambda logits, batch: logits, reported_bytes=300, worker=dict):
+    """The reference, which claims to store its KV cache in int8."""
+
+    def supports(spec, config):
+        known = config.kv_cache_dtype in (None, "int8")
+        support = ReferenceBackend().supports(
+            spec, struct(config, kv_cache_dtype=None) if known else config
+        )
+        num_bytes = reported_bytes if config.kv_cache_dtype else 1000
+        return struct(support, memory=(MemoryItem("KV cache of one token", num_bytes),))
+
+    def for_config(config):
+        if config.kv_cache_dtype is None:
+            return FaultyBackend()
+        return FaultyBackend(model=lambda: {"change_logits": change_logits}, worker=worker)
+
+    return FaultyBackend(methods={"supports": supports}, change_for=for_config)
+
+
+def other_scores_after_a_preemption():
+    """A worker whose scores change when a sequence is recomputed, as if its scales were lost."""
+    resumed = []
+
+    def submit(inner, step):
+        resumed.extend(new for new in step.added if len(new.tokens) > new.num_prompt_tokens)
+        inner.submit(step)
+
+    def collect(inner):
+        output = inner.collect()
+        return struct(output, logprobs=output.logprobs - np.float32(0.2)) if resumed else output
+
+    return {"submit": submit, "collect": collect}
+
+
 def halved(logits, batch):
     return logits * np.float32(0.5)
 

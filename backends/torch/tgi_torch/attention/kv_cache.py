@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tgi.architectures import LatentAttention, ModelSpec
+from tgi.worker.cache_format import CacheCoding, CacheScales
 from tgi.worker.cache_layout import (
     RecurrentMixer,
     TokenMixer,
@@ -24,6 +25,7 @@ from tgi.worker.cache_layout import (
     value_dim,
     values_per_token,
 )
+from tgi_torch.attention.cache_codes import FLOAT_CODES, CacheCodec, FloatCodec, IntegerCodec
 
 __all__ = ["KVCache", "LayerCache", "LayerState", "bytes_per_block"]
 
@@ -31,25 +33,53 @@ __all__ = ["KVCache", "LayerCache", "LayerState", "bytes_per_block"]
 @final
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer. The slot of a token is block * block_size + offset."""
+    """Keys and values of one layer. The slot of a token is block * block_size + offset.
+
+    With a codec, the tensors contain codes, uint8.
+    """
 
     key: Tensor  # [num_blocks, block_size, num_kv_heads, head_dim]
     # Shape [num_blocks, block_size, num_kv_heads, v_head_dim]. In latent attention the values are a
     # view of the first part of the keys.
     value: Tensor
+    key_codec: CacheCodec | None = None
+    value_codec: CacheCodec | None = None  # in latent attention, the codec of the keys
+
+    def write(self, key: Tensor, value: Tensor, slots: Tensor) -> None:
+        """Store the keys [N, num_kv_heads, head_dim] and the values of N tokens at `slots` (int64
+        [N]). In latent attention, `value` must be the first part of `key`.
+        """
+        _put(self.key, self.key_codec, key, slots)
+        if not self.shares_values:
+            _put(self.value, self.value_codec, value, slots)
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the keys and values at `slots` (int64 [N]).
 
         Returns two tensors [N, num_kv_heads, head size].
         """
-        return _take(self.key, slots), _take(self.value, slots)
+        key, value = _take(self.key, slots), _take(self.value, slots)
+        if self.key_codec is None or self.value_codec is None:
+            return key, value
+        return self.key_codec.decode(key, slots), self.value_codec.decode(value, slots)
+
+    @property
+    def shares_values(self) -> bool:
+        """Whether the values are a view of the keys."""
+        return self.value.data_ptr() == self.key.data_ptr()
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
-        """The tensors that are not views of other tensors."""
+        """The tensors that are not views of other tensors, including the scales of tokens."""
+        sides = (
+            ((self.key, self.key_codec),)
+            if self.shares_values
+            else ((self.key, self.key_codec), (self.value, self.value_codec))
+        )
+        scales = (codec.scales for _, codec in sides if codec is not None)
         return (
-            (self.key,) if self.value.data_ptr() == self.key.data_ptr() else (self.key, self.value)
+            *(side for side, _ in sides),
+            *(scale for scale in scales if scale is not None),
         )
 
 
@@ -89,25 +119,18 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
         num_states: int = 0,
+        coding: CacheCoding | None = None,
     ) -> KVCache:
         """Allocate the tensors that `spec` needs.
 
         The cache has `num_blocks` blocks of tokens, `num_blocks` blocks of encoder tokens, and
-        `num_states` states. The tensors are not written, so a system that maps memory on first use
-        does not map this memory yet.
+        `num_states` states. With a `coding`, blocks contain codes, and states still have `dtype`.
+        The tensors are not written, so a system that maps memory on first use does not map this
+        memory yet.
         """
-
-        def allocate_blocks(num_heads: int, size: int) -> Tensor:
-            return torch.empty(num_blocks, block_size, num_heads, size, dtype=dtype, device=device)
-
-        def allocate_keys_and_values(mixer: TokenMixer) -> LayerCache:
-            if isinstance(mixer, LatentAttention):
-                key = allocate_blocks(1, mixer.kv_lora_rank + mixer.qk_rope_head_dim)
-                return LayerCache(key=key, value=key[..., : mixer.kv_lora_rank])
-            return LayerCache(
-                key=allocate_blocks(mixer.num_kv_heads, mixer.head_dim),
-                value=allocate_blocks(mixer.num_kv_heads, value_dim(mixer)),
-            )
+        blocks = _Blocks(num_blocks, block_size, dtype, torch.device(device), coding)
+        attentions = attention_layers(spec)
+        scales = (CacheScales(),) * len(attentions) if coding is None else coding.scales
 
         def allocate_state(mixer: RecurrentMixer) -> LayerState:
             window, recurrent = recurrent_shapes(mixer)
@@ -117,11 +140,11 @@ class KVCache:
             )
 
         return cls(
-            layers=tuple(allocate_keys_and_values(mixer) for mixer in attention_layers(spec)),
+            layers=tuple(map(blocks.of_attention, attentions, scales)),
             num_blocks=num_blocks,
             block_size=block_size,
             cross_layers=tuple(
-                LayerCache(*(allocate_blocks(mixer.num_heads, mixer.head_dim) for _ in range(2)))
+                blocks.of_heads(mixer.num_heads, mixer.head_dim, mixer.head_dim, CacheScales())
                 for mixer in cross_layers(spec)
             ),
             states=tuple(allocate_state(mixer) for mixer in recurrent_layers(spec)),
@@ -143,12 +166,65 @@ class KVCache:
             layer.recurrent.index_fill_(0, states, 0)
 
 
+@final
+@dataclass(frozen=True)
+class _Blocks:
+    """Allocates the blocks of one layer after the other."""
+
+    num_blocks: int
+    block_size: int
+    dtype: torch.dtype
+    device: torch.device
+    coding: CacheCoding | None
+
+    def of_attention(self, mixer: TokenMixer, scales: CacheScales) -> LayerCache:
+        """Allocate the keys and values of a self-attention layer."""
+        if isinstance(mixer, LatentAttention):
+            key = self._side(1, mixer.kv_lora_rank + mixer.qk_rope_head_dim)
+            codec = self._codec(1, scales.key)
+            return LayerCache(key, key[..., : mixer.kv_lora_rank], codec, codec)
+        return self.of_heads(mixer.num_kv_heads, mixer.head_dim, value_dim(mixer), scales)
+
+    def of_heads(
+        self, num_heads: int, key_dim: int, value_dim: int, scales: CacheScales
+    ) -> LayerCache:
+        """Allocate keys and values of the given sizes."""
+        return LayerCache(
+            self._side(num_heads, key_dim),
+            self._side(num_heads, value_dim),
+            self._codec(num_heads, scales.key),
+            self._codec(num_heads, scales.value),
+        )
+
+    def _side(self, num_heads: int, size: int) -> Tensor:
+        dtype = self.dtype if self.coding is None else torch.uint8
+        return self._empty(num_heads, size, dtype=dtype)
+
+    def _codec(self, num_heads: int, scale: float) -> CacheCodec | None:
+        if self.coding is None:
+            return None
+        kind = self.coding.format.kind
+        if kind in FLOAT_CODES:
+            return FloatCodec(FLOAT_CODES[kind], scale, self.dtype)
+        return IntegerCodec(self._empty(num_heads, dtype=torch.float32), self.dtype)
+
+    def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(
+            self.num_blocks, self.block_size, *shape, dtype=dtype, device=self.device
+        )
+
+
 def bytes_per_block(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
     """Size in bytes of one block of `block_size` tokens over all layers.
 
     The size includes the block of encoder tokens if the model has an encoder.
     """
     return values_per_token(spec) * block_size * dtype.itemsize
+
+
+def _put(side: Tensor, codec: CacheCodec | None, values: Tensor, slots: Tensor) -> None:
+    stored = values.to(side.dtype) if codec is None else codec.encode(values, slots)
+    side.flatten(0, 1).index_copy_(0, slots, stored)
 
 
 def _take(side: Tensor, slots: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
+from tgi.worker.cache_format import CacheCoding
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.encoder_decoder import Encoder
@@ -87,14 +88,20 @@ class Decoder:
         """Store a part of a weight. See `tgi_torch.weights.loading.WeightSink`."""
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
+    def with_cache(
+        self,
+        num_blocks: int,
+        block_size: int,
+        limits: Limits,
+        coding: CacheCoding | None = None,
+    ) -> DecoderWithCache:
         """Allocate a cache and return the decoder with it."""
         # `health` needs one additional state and one additional block.
         num_states = limits.max_sequences + 1
         return DecoderWithCache(
             self,
             KVCache.allocate(
-                self.spec, num_blocks, block_size, self.dtype, self.device, num_states
+                self.spec, num_blocks, block_size, self.dtype, self.device, num_states, coding
             ),
         )
 

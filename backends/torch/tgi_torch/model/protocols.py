@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import Limits
+from tgi.worker.cache_format import CacheCoding
 from tgi.worker.parts import Progress
 from tgi_torch.attention.paged import AttentionMetadata
 
@@ -80,8 +81,15 @@ class LoadedModel(Protocol):
     def is_chunked(self) -> bool:
         """Whether a prompt may be computed in chunks."""
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> Model:
+    def with_cache(
+        self,
+        num_blocks: int,
+        block_size: int,
+        limits: Limits,
+        coding: CacheCoding | None = None,
+    ) -> Model:
         """Reserve a cache and all other memory that steps within `limits` need.
+        With a `coding`, the cache contains codes of 8 bits.
 
         Raises MemoryError or RuntimeError if memory runs out.
         """

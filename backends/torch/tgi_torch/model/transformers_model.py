@@ -20,6 +20,7 @@ from transformers.utils.generic import ModelOutput
 
 from tgi.architectures import GenericSpec
 from tgi.backend import Limits, ModelError
+from tgi.worker.cache_format import CacheCoding
 from tgi_torch.attention.paged import AttentionMetadata
 
 __all__ = [
@@ -92,12 +93,19 @@ class TransformersModel:
         """Number of tokens in a block."""
         return self._block_size
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> TransformersModel:
+    def with_cache(
+        self,
+        num_blocks: int,
+        block_size: int,
+        limits: Limits,
+        coding: CacheCoding | None = None,
+    ) -> TransformersModel:
         """Set the number and size of the blocks.
 
         No memory is reserved. The cache object of a sequence grows with the sequence, up to the
         size of the sequence's blocks.
         """
+        assert coding is None, "the fallback stores no codes"
         del limits
         self._num_blocks, self._block_size = num_blocks, block_size
         return self

@@ -33,7 +33,9 @@ from tgi.backend import (
     WorkerReporter,
     empty_int32,
 )
+from tgi.worker.cache_format import CacheCoding
 from tgi.worker.cache_layout import attention_layers, group_kinds
+from tgi.worker.cache_scales import cache_coding
 from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
@@ -127,6 +129,7 @@ class TorchPart:
         self._reporter = reporter
         self._device = device
         self._loaded: LoadedModel | None = None
+        self._coding: CacheCoding | None = None
         self._agreement: Agreement | None = None
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
@@ -148,6 +151,7 @@ class TorchPart:
             self._loaded = self._device.load_model(
                 self._spec, getattr(torch, dtype), path, progress
             )
+            self._coding = cache_coding(self._config.kv_cache_dtype, path, self._spec)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
         """Keep the limits that the user requested, and derive the other limits from the free
@@ -166,6 +170,7 @@ class TorchPart:
                 self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0
             ),
             on_demand=self._device.device.type == "cpu",
+            kv_cache_dtype=self._config.kv_cache_dtype,
             weights_detail="" if self._quantization is None else self._quantization.name,
         )
         plan = plan_limits(self._spec, requested, facts)
@@ -186,6 +191,7 @@ class TorchPart:
                 "torch": str(torch.__version__),
                 **self._device.facts,
                 **self._facts(),
+                **_cache_facts(self._coding, dtype),
             },
             dtype=msgspec.convert(dtype, Dtype),
         )
@@ -202,7 +208,9 @@ class TorchPart:
             (group.num_blocks for group in plan.groups if group.kind != "state"), default=0
         )
         try:
-            self._model = self._loaded.with_cache(num_blocks, plan.block_size, agreement.limits)
+            self._model = self._loaded.with_cache(
+                num_blocks, plan.block_size, agreement.limits, self._coding
+            )
             sampler = self._device.make_sampler(self._model)
             decode_program = self._device.make_decode_program(self._model, sampler)
             self._runner = ModelRunner(self._model, agreement.limits, sampler, decode_program)
@@ -285,6 +293,16 @@ class TorchPart:
         )
         hidden = model.forward(torch.tensor([0], device=device), metadata)
         return bool(model.logits(hidden).isfinite().all())
+
+
+def _cache_facts(coding: CacheCoding | None, dtype: str) -> Mapping[str, str]:
+    if coding is None:
+        return {"kv cache": dtype}
+    if coding.format.scale_bytes:
+        scales = "one per token and head"
+    else:
+        scales = "one per layer, from the checkpoint" if coding.from_checkpoint else "1"
+    return {"kv cache": coding.format.name, "kv cache scales": scales}
 
 
 def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:

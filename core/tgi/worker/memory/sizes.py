@@ -22,6 +22,7 @@ from tgi.worker.cache_layout import (
     ENCODER_QUERY_CHUNK,
     RecurrentMixer,
     recurrent_shapes,
+    scales_per_token,
     state_values,
     values_per_token,
 )
@@ -43,11 +44,17 @@ def checkpoint_bytes(model_path: Path, value_bytes: int) -> int:
     return sum(math.prod(stored.shape) for stored in tensors) * value_bytes
 
 
-def kv_bytes_per_token(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
+def kv_bytes_per_token(
+    spec: ModelSpec | GenericSpec, value_bytes: int, scale_bytes: int = 0
+) -> int:
     """Return the bytes that are stored for one token in all layers. If the model has an encoder,
     the bytes of one encoder token are included.
+
+    `value_bytes` is the size of one value. `scale_bytes` is the size of the scale of one token and
+    head.
     """
-    return values_per_token(spec) * value_bytes
+    num_values, num_scales = values_per_token(spec), scales_per_token(spec) if scale_bytes else 0
+    return num_values * value_bytes + num_scales * scale_bytes
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:

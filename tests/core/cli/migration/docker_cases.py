@@ -377,8 +377,8 @@ CASES = [
     ),
     Case(
         "options_that_no_backend_accepts",
-        f"{RUN} {IMAGE} --model-id o/m --kv-cache-dtype fp8_e5m2 --num-shard 1",
-        "tgi serve o/m --kv-cache-dtype fp8_e5m2 --num-shard 1 --port 8080",
-        ("rejects an option on this machine: `--kv-cache-dtype fp8_e5m2`",),
+        f"{RUN} {IMAGE} --model-id o/m --kv-cache-dtype fp8_e5m2 --num-shard 4096",
+        "tgi serve o/m --kv-cache-dtype fp8_e5m2 --num-shard 4096 --port 8080",
+        ("rejects an option on this machine: `--num-shard 4096`",),
     ),
 ]

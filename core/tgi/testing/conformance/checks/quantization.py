@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -13,6 +14,8 @@ from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_
 from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
+from tgi.testing.conformance.scripted_core import ScriptedCore
+from tgi.worker.cache_format import CACHE_FORMATS
 from tgi.worker.sampling import log_softmax
 
 __all__ = ["CHECKS"]
@@ -32,7 +35,17 @@ _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
 The error is the root mean square error, divided by the standard deviation.
 """
 
+_GREATEST_CACHE_ERROR: Mapping[str, float] = MappingProxyType(
+    {"fp8_e4m3fn": 0.15, "fp8_e5m2": 0.3, "int8": 0.05}
+)
+"""Maps the values of `--kv-cache-dtype` to the same error."""
+
+_GREATEST_CACHE_SHARE = 0.75  # of the bytes of the unquantized cache; scales need memory, too
+# Rounding errors of another order of computation can change the code of a number.
+_GREATEST_CONTINUATION_ERROR = 0.05
+_OUTPUT_TOKENS = 6
 _WEIGHTS_ITEM = "weights"
+_CACHE_ITEM = "KV cache of one token"
 _CODED = "model.layers.1.mlp.up_proj.weight"  # the tensor that contains codes
 # The sizes are large enough for groups of 128, and the weights in a group have similar magnitudes.
 _CONFIG = MappingProxyType(
@@ -55,15 +68,15 @@ def _formats(under_test: BackendUnderTest) -> None:
         "the check needs prompt scores, which were not negotiated",
     )
     for name in names:
-        error = _error(under_test, model, name)
+        error = _error(under_test, model, quantize=name)
         limit = _GREATEST_ERROR[_BITS[name]]
         require(
             error <= limit,
             f"the error of `{name}` is {error:.3f} standard deviations; the limit is {limit}",
         )
         whole, quantized = (
-            _weights_bytes(under_test, model, None),
-            _weights_bytes(under_test, model, name),
+            _item_bytes(under_test, model, _WEIGHTS_ITEM),
+            _item_bytes(under_test, model, _WEIGHTS_ITEM, quantize=name),
         )
         require(
             quantized < whole,
@@ -71,14 +84,15 @@ def _formats(under_test: BackendUnderTest) -> None:
         )
 
 
-def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
-    with under_test.serving(model, quantize=name) as core:
+def _error(under_test: BackendUnderTest, model: TinyModel, **changes: Any) -> float:  # noqa: ANN401 - fields
+    """Return the error of the prompt scores. `changes` are fields of `EngineConfig`."""
+    with under_test.serving(model, **changes) as core:
         sequence = core.add(prompt_of(60), SamplingParams(prompt_logprobs=True))
         core.generate([sequence], 1)
         positions = sorted(sequence.prompt_scores)
         require(
             positions == list(range(1, 60)),
-            f"`{name}` returned prompt scores of positions {positions}",
+            f"`{' '.join(changes.values())}` returned prompt scores of positions {positions}",
         )
         scores = np.array([sequence.prompt_scores[position] for position in positions])
     logits = model.logits(sequence.prompt).astype(np.float64)
@@ -106,7 +120,7 @@ def _odd_sizes(under_test: BackendUnderTest) -> None:
             require(any(support.reasons), f"`{name}` rejects a model of odd sizes without a reason")
             continue
         try:
-            error = _error(under_test, model, name)
+            error = _error(under_test, model, quantize=name)
         except (ModelError, BackendError):
             continue
         limit = _GREATEST_ERROR[_BITS[name]]
@@ -146,9 +160,71 @@ def _codes_without_scales(under_test: BackendUnderTest) -> None:
             worker.close()
 
 
-def _weights_bytes(under_test: BackendUnderTest, model: TinyModel, name: str | None) -> int:
-    memory = under_test.backend.supports(model.spec, under_test.config(model, quantize=name)).memory
-    return next((item.num_bytes for item in memory if item.label == _WEIGHTS_ITEM), 0)
+def _caches(under_test: BackendUnderTest) -> None:
+    """Compare the prompt scores with each supported format of the cache with the scores of the
+    reference, and the scores after a prefix hit and after a preemption with those of a full
+    computation.
+    """
+    model = under_test.models.get("llama", **_CONFIG)
+    names = [name for name in CACHE_FORMATS if under_test.supports(model, kv_cache_dtype=name)]
+    not_applicable(not names, "no value of `--kv-cache-dtype` is supported")
+    agreement = under_test.agreement()
+    not_applicable(
+        not (agreement.has("prompt_logprobs") and agreement.has("logprobs")),
+        "the check needs scores of the prompt and of the output, which were not negotiated",
+    )
+    whole = _item_bytes(under_test, model, _CACHE_ITEM)
+    for name in names:
+        error, limit = _error(under_test, model, kv_cache_dtype=name), _GREATEST_CACHE_ERROR[name]
+        require(
+            error <= limit,
+            f"the error of `{name}` is {error:.3f} standard deviations; the limit is {limit}",
+        )
+        coded = _item_bytes(under_test, model, _CACHE_ITEM, kv_cache_dtype=name)
+        require(
+            coded <= _GREATEST_CACHE_SHARE * whole,
+            f"a token of the KV cache has {coded} bytes with `{name}` and {whole} bytes without it",
+        )
+        with under_test.serving(model, kv_cache_dtype=name) as core:
+            _compare_continuations(core, name)
+
+
+def _compare_continuations(core: ScriptedCore, name: str) -> None:
+    """Continue a sequence after a preemption and, if it was negotiated, after a prefix hit."""
+    size = core.agreement.kv_cache.block_size
+    sampling, prompt = SamplingParams(logprobs="raw"), prompt_of(size + size // 2 + 3)
+    full = core.add(prompt, sampling)
+    core.generate([full], _OUTPUT_TOKENS)
+    shared = {"blocks": full.blocks[:1], "num_computed_tokens": size}
+    starts: dict[str, dict[str, Any]] = {"a preemption": {"output": full.output[:2]}}
+    if core.agreement.has("prefix_cache"):
+        starts["a prefix hit"] = shared
+    for reason, start in starts.items():
+        again = core.add(prompt, sampling, **start)
+        num_given = len(start.get("output", ()))
+        core.generate([again], _OUTPUT_TOKENS - num_given)
+        core.drop(again)
+        outputs = zip(again.output, full.output, strict=True)
+        equal = next((i for i, (a, b) in enumerate(outputs) if a != b), _OUTPUT_TOKENS)
+        scores, expected = again.logprobs, full.logprobs[num_given:]
+        count = min(equal + 1, _OUTPUT_TOKENS) - num_given
+        errors = np.abs(np.array(scores[:count]) - np.array(expected[:count]))
+        require(
+            float(errors.max(initial=0.0)) <= _GREATEST_CONTINUATION_ERROR,
+            f"with `{name}`, log probabilities after {reason} differ by {errors.max():.4f} from"
+            f" those of a full computation; the limit is {_GREATEST_CONTINUATION_ERROR}",
+        )
+    core.drop(full)
+
+
+def _item_bytes(
+    under_test: BackendUnderTest,
+    model: TinyModel,
+    label: str,
+    **changes: Any,  # noqa: ANN401 - fields
+) -> int:
+    memory = under_test.backend.supports(model.spec, under_test.config(model, **changes)).memory
+    return next((item.num_bytes for item in memory if item.label == label), 0)
 
 
 CHECKS: Sequence[Check] = (
@@ -162,4 +238,10 @@ CHECKS: Sequence[Check] = (
         "C-36b", "serving", "sizes that groups do not divide are accurate, or rejected", _odd_sizes
     ),
     Check("C-36c", "serving", "codes without scales are rejected", _codes_without_scales),
+    Check(
+        "C-36d",
+        "serving",
+        "a KV cache in 8 bits is accurate, takes less memory, and is shared and recomputed",
+        _caches,
+    ),
 )
