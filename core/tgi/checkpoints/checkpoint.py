@@ -45,9 +45,8 @@ class LogicalTensors:
 
     def num_bytes(self, name: str) -> int:
         """Size of a tensor in the files in bytes."""
-        return (
-            self.quantized[name].num_bytes if name in self.quantized else self.plain[name].num_bytes
-        )
+        quantized = self.quantized.get(name)
+        return self.plain[name].num_bytes if quantized is None else quantized.num_bytes
 
 
 @final
@@ -88,9 +87,7 @@ class Checkpoint:
         """Release the memory of all pages that were read from the files of a tensor."""
         quantized = self.tensors.quantized.get(name)
         parts = [name] if quantized is None else [part.name for part in quantized.parts.values()]
-        for file in {
-            id(file): file for file in (self.mapped[part].file for part in parts)
-        }.values():
+        for file in {self.mapped[part].file for part in parts}:
             file.release()
 
 

@@ -108,7 +108,8 @@ def float_values(values: Array, dtype: str) -> npt.NDArray[np.float32]:
     if dtype == "BF16":
         return (values.astype(np.uint32) << _BFLOAT16_SHIFT).view(np.float32)
     if dtype == "F8_E8M0":
-        return np.exp2(values.astype(np.float32) - np.float32(127))
+        scales: npt.NDArray[np.float32] = np.exp2(values.astype(np.float32) - np.float32(127))
+        return scales
     return values.astype(np.float32)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import final
 
 import numpy as np
@@ -129,7 +128,7 @@ class GptqFormat:
             has_zeros=not settings.is_symmetric,
             has_input_order=has_order,
         )
-        decode = partial(_decode, form, parts, self.zero_offset)
+        decode = _Decoder(form, parts, self.zero_offset).decode
         return QuantizedTensor(
             weight_name(module), shape, form, parts, decode, row_multiple=_ROW_MULTIPLE
         )
@@ -208,36 +207,41 @@ def _checked_shape(parts: Mapping[str, StoredTensor], settings: ModuleSettings) 
     return outputs, inputs
 
 
-def _decode(
-    form: QuantizedFormat,
-    parts: Mapping[str, StoredTensor],
-    zero_offset: int,
-    read_part: Read,
-    expert: int | None,
-    rows: slice,
-) -> QuantizedMatrix:
-    """Decode some outputs. The weights of an expert are separate tensors, so `expert` is None."""
-    assert expert is None, "each expert has its own tensors"
-    bits = form.bits
-    order = _input_order(form, parts, read_part)
-    codes = unpack_bits(read_part("qweight")[:, rows].T, bits)
-    scales = float_values(read_part("scales")[:, rows], parts["scales"].dtype).T
-    words = slice(rows.start * bits // _WORD_BITS, rows.stop * bits // _WORD_BITS)
-    stored_zeros = unpack_bits(read_part("qzeros")[:, words], bits)
-    zeros = (stored_zeros + np.uint8(zero_offset)) & np.uint8((1 << bits) - 1)
-    if not form.has_zeros and (zeros != form.zero).any():
-        raise ModelError(
-            f"The config says that the quantization is symmetric, but `{parts['qzeros'].name}`"
-            f" contains other zeros than {form.zero}.",
-            "Set `sym` to false, or `checkpoint_format` to the version that wrote the checkpoint.",
+@final
+@dataclass(frozen=True)
+class _Decoder:
+    """Converts the parts of one weight to the canonical form."""
+
+    form: QuantizedFormat
+    parts: Mapping[str, StoredTensor]
+    zero_offset: int
+
+    def decode(self, read_part: Read, expert: int | None, rows: slice) -> QuantizedMatrix:
+        """Decode some outputs. The weights of an expert are separate tensors, so `expert` is
+        None.
+        """
+        assert expert is None, "each expert has its own tensors"
+        form, parts, bits = self.form, self.parts, self.form.bits
+        order = _input_order(form, parts, read_part)
+        codes = unpack_bits(read_part("qweight")[:, rows].T, bits)
+        scales = float_values(read_part("scales")[:, rows], parts["scales"].dtype).T
+        words = slice(rows.start * bits // _WORD_BITS, rows.stop * bits // _WORD_BITS)
+        stored_zeros = unpack_bits(read_part("qzeros")[:, words], bits)
+        zeros = (stored_zeros + np.uint8(self.zero_offset)) & np.uint8((1 << bits) - 1)
+        if not form.has_zeros and (zeros != form.zero).any():
+            raise ModelError(
+                f"The config says that the quantization is symmetric, but `{parts['qzeros'].name}`"
+                f" contains other zeros than {form.zero}.",
+                "Set `sym` to false, or `checkpoint_format` to the version that wrote the"
+                " checkpoint.",
+            )
+        return QuantizedMatrix(
+            form,
+            np.ascontiguousarray(codes if order is None else codes[:, order]),
+            np.ascontiguousarray(scales),
+            zeros=np.ascontiguousarray(zeros.T) if form.has_zeros else None,
+            input_order=order,
         )
-    return QuantizedMatrix(
-        form,
-        np.ascontiguousarray(codes if order is None else codes[:, order]),
-        np.ascontiguousarray(scales),
-        zeros=np.ascontiguousarray(zeros.T) if form.has_zeros else None,
-        input_order=order,
-    )
 
 
 def _input_order(
