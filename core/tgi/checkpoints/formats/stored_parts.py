@@ -132,8 +132,8 @@ def powers_of_two(exponents: Array) -> npt.NDArray[np.float32]:
     """Convert E8M0 codes to float32: 2 ** (code - 127), and NaN for 255. Source: OCP Microscaling
     Formats (MX) Specification 1.0, section 5.4.1.
     """
-    table = np.ldexp(np.float32(1), np.arange(_E8M0_NAN + 1, dtype=np.int32) - _E8M0_BIAS)
-    table[_E8M0_NAN] = np.nan
+    powers = np.arange(_E8M0_NAN, dtype=np.int32) - _E8M0_BIAS
+    table = np.append(np.ldexp(np.float32(1), powers), np.float32(np.nan))
     return table.astype(np.float32)[np.asarray(exponents, np.uint8)]
 
 

@@ -91,10 +91,10 @@ def _tensor(stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         or codes.dtype not in CODE_KINDS
         or not (zero is None or zero.dtype == "I8")
     ):
-        with_zeros = "" if zero is None else f" with zeros of dtype {zero.dtype}"
+        with_zeros = "" if zero is None else f" and zeros of dtype {zero.dtype}"
         raise ModelError(
-            f"The tensor `{codes.name}` has dtype {codes.dtype} and shape {list(codes.shape)}"
-            f"{with_zeros}. This layout of torchao is not supported.",
+            f"The tensor `{codes.name}` has dtype {codes.dtype} and shape {list(codes.shape)},"
+            f" with scales {list(scale.shape)}{with_zeros}. This layout of torchao is not supported.",
             f"Supported layouts: {_SUPPORTED}.",
         )
     others = optional_parts(

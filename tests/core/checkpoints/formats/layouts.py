@@ -31,6 +31,10 @@ class Layout:
     name: str = WEIGHT
 
     @property
+    def is_stacked(self):
+        return self.weights.ndim == 3
+
+    @property
     def tensor(self):
         return self.checkpoint.tensors(self.form)[self.name]
 
