@@ -127,7 +127,7 @@ def unpack_bits(packed: Array, bits: int) -> npt.NDArray[np.uint8]:
         codes = np.empty((*octets.shape, _BYTE_BITS // bits), np.uint8)
         for place in range(_BYTE_BITS // bits):
             codes[..., place] = (octets >> (place * bits)) & ((1 << bits) - 1)
-        return codes.reshape(len(rows), -1)
+        return codes.reshape(len(rows), octets.shape[1] * _BYTE_BITS // bits)
     # Each group of `bits` bytes contains 8 codes.
     words = np.zeros((len(rows), octets.shape[1] // bits), np.uint64)
     for place in range(bits):
@@ -135,7 +135,7 @@ def unpack_bits(packed: Array, bits: int) -> npt.NDArray[np.uint8]:
     codes = np.empty((*words.shape, _BYTE_BITS), np.uint8)
     for place in range(_BYTE_BITS):
         codes[..., place] = (words >> np.uint64(place * bits)) & np.uint64((1 << bits) - 1)
-    return codes.reshape(len(rows), -1)
+    return codes.reshape(len(rows), words.shape[1] * _BYTE_BITS)
 
 
 def _no_octets(rows: Array) -> npt.NDArray[np.uint8]:

@@ -8,22 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from tgi.architectures.checkpoint import StoredTensor
-from tgi.architectures.config_reader import ConfigReader
 from tgi.checkpoints.formats.blocks_of_bytes import BlockState, FourBitWeight
-from tgi.checkpoints.formats.excluded_modules import excluded_modules
 from tgi.checkpoints.formats.stored_parts import (
     SIGN_BIT,
     check_not_excluded,
     checked_part,
-    modules_with,
     numbers,
     optional_parts,
 )
+from tgi.checkpoints.parts import modules_with
 from tgi.checkpoints.quantized import (
     Activation,
     CodeKind,
@@ -31,6 +29,7 @@ from tgi.checkpoints.quantized import (
     QuantizedMatrix,
 )
 from tgi.checkpoints.quantized_tensor import CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
 
 __all__ = ["read"]
@@ -43,16 +42,15 @@ _INT8 = QuantizedFormat(
 _ONE_OF_127 = np.float32(1 / 127)
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `bitsandbytes`. Raises `ModelError`."""
-    reader = ConfigReader(settings, "`quantization_config` of config.json")
-    is_four_bit = reader.boolean("load_in_4bit", "_load_in_4bit", default=False)
+    is_four_bit = settings.flag("load_in_4bit", "_load_in_4bit", default=False)
     kind = (
-        reader.choice("bnb_4bit_quant_type", table={"nf4": "nf4", "fp4": "fp4"}, default="fp4")
+        settings.text("bnb_4bit_quant_type", default="fp4", allowed=("nf4", "fp4"))
         if is_four_bit
         else "int8"
     )
-    return _BitsAndBytes(kind, excluded_modules(settings, (_SKIPPED,)))
+    return _BitsAndBytes(kind, settings.texts(_SKIPPED), settings.place)
 
 
 @final
@@ -60,6 +58,7 @@ def read(settings: Mapping[str, Any]) -> CheckpointFormat:
 class _BitsAndBytes:
     kind: str
     excluded: tuple[str, ...]
+    place: str
 
     @property
     def name(self) -> str:
@@ -78,7 +77,7 @@ class _BitsAndBytes:
         ]
         int8 = [_int8(stored, module, read) for module in modules_with(stored, "SCB")]
         for tensor in (*four_bit, *int8):
-            check_not_excluded(tensor.name, self.excluded, _SKIPPED)
+            check_not_excluded(tensor.name, self.excluded, self.place)
         return {tensor.name: tensor for tensor in (*four_bit, *int8)}
 
 

@@ -7,64 +7,61 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from tgi.architectures.checkpoint import StoredTensor
-from tgi.architectures.config_reader import ConfigReader
 from tgi.checkpoints.formats.compressed_layouts import Scheme, compressed_tensor
-from tgi.checkpoints.formats.excluded_modules import excluded_modules
-from tgi.checkpoints.formats.stored_parts import modules_with
+from tgi.checkpoints.parts import modules_with
 from tgi.checkpoints.quantized import Activation
 from tgi.checkpoints.quantized_tensor import CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
 
 __all__ = ["read"]
 
-_PLACE = "`quantization_config` of config.json"
-_FORMATS = {
-    name: name
-    for name in (
-        "pack-quantized",
-        "int-quantized",
-        "float-quantized",
-        "naive-quantized",
-        "nvfp4-pack-quantized",
-        "mxfp4-pack-quantized",
-        "mxfp8-quantized",
-        "dense",
-        "mixed-precision",
-    )
+_LAYOUTS = (
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "naive-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+    "mxfp8-quantized",
+    "dense",
+    "mixed-precision",
+)
+_STRATEGIES = ("tensor", "channel", "group", "tensor_group", "block")
+_TYPES = ("int", "float")
+_ACTIVATIONS = {
+    ("int", True): Activation.INT8_DYNAMIC,
+    ("int", False): Activation.INT8_STATIC,
+    ("float", True): Activation.FP8_DYNAMIC,
+    ("float", False): Activation.FP8_STATIC,
 }
-_STRATEGIES = {
-    name: name for name in ("tensor", "channel", "group", "tensor_group", "block", "token")
-}
-_TYPES = {"int": "int", "float": "float"}
 _DENSE = ("dense", "mixed-precision")
+_SPARSE = ("marlin-24", "sparse-")
 _REGEX = "re:"
 _PARTS = ("weight_packed", "weight_scale")
-_KV_CACHE_BITS = {"float": "fp8", "int": "int8"}
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `compressed-tensors`. Raises `ModelError` with the key
     and the value if a setting is not supported.
     """
-    reader = ConfigReader(settings, _PLACE)
-    _check_not_sparse(reader)
-    name = reader.choice("format", table=_FORMATS, default="pack-quantized")
-    groups = reader.section("config_groups")
-    schemes: list[tuple[tuple[str, ...], Scheme]] = []
-    for key in groups.nested:
-        group = groups.section(key)
-        targets = excluded_modules(settings["config_groups"][key], ("targets",))
-        scheme = _scheme(group, group.choice("format", table=_FORMATS, default=name))
-        if scheme is not None:
-            schemes.append((targets, scheme))
+    _check_not_sparse(settings)
+    layout = settings.text("format", default="pack-quantized", allowed=_LAYOUTS)
+    schemes = tuple(
+        (group.texts("targets"), scheme)
+        for group in settings.sections("config_groups").values()
+        if (scheme := _scheme(group, layout)) is not None
+    )
+    cache = settings.section("kv_cache_scheme")
     return _CompressedTensors(
-        name,
-        tuple(schemes),
-        excluded_modules(settings, ("ignore",)),
-        _kv_cache(reader),
+        layout,
+        schemes,
+        settings.texts("ignore"),
+        None if cache is None else cache.text("type", default="float", allowed=_TYPES),
+        settings.place,
     )
 
 
@@ -75,6 +72,7 @@ class _CompressedTensors:
     schemes: tuple[tuple[tuple[str, ...], Scheme], ...]
     ignored: tuple[str, ...]
     kv_cache: str | None
+    place: str
 
     @property
     def name(self) -> str:
@@ -103,7 +101,7 @@ class _CompressedTensors:
         for entry in self.ignored:
             if _matches(entry, module):
                 raise ModelError(
-                    f"The module `{module}` has quantized tensors, but `ignore` in {_PLACE}"
+                    f"The module `{module}` has quantized tensors, but `ignore` in {self.place}"
                     f" contains `{entry}`.",
                     "Correct config.json, or download the checkpoint again.",
                 )
@@ -115,7 +113,7 @@ class _CompressedTensors:
                 return scheme
         raise ModelError(
             f"The module `{module}` has quantized tensors, but no group of `config_groups` in"
-            f" {_PLACE} has it as a target.",
+            f" {self.place} has it as a target.",
             "Correct config.json, or download the checkpoint again.",
         )
 
@@ -130,7 +128,8 @@ def _matches(target: str, module: str) -> bool:
         return re.match(target.removeprefix(_REGEX), module) is not None
     except re.error as error:
         raise ModelError(
-            f"`{target}` in {_PLACE} is not a regular expression: {error}.", "Correct config.json."
+            f"The target `{target}` in config.json is not a regular expression: {error}.",
+            "Correct config.json.",
         ) from error
 
 
@@ -141,60 +140,51 @@ def _is_class(target: str) -> bool:
     return target.isidentifier() and target[:1].isupper()
 
 
-def _scheme(group: ConfigReader, layout: str) -> Scheme | None:
-    if layout in _DENSE or not group.has("weights"):
-        return None
+def _scheme(group: Settings, default_layout: str) -> Scheme | None:
+    """Read a group of `config_groups`. Returns None if its weights are not quantized."""
+    layout = group.text("format", default=default_layout, allowed=_LAYOUTS)
     weights = group.section("weights")
+    if layout in _DENSE or weights is None:
+        return None
     block = weights.integers("block_structure")
-    strategy = weights.choice("strategy", table=_STRATEGIES, default="tensor")
-    if strategy == "block" and (len(block) != 2 or min(block) < 1):
-        raise weights.error("block_structure", "must be a list of 2 positive whole numbers")
-    size = weights.optional_integer("group_size", default=None, minimum=-1)
-    if strategy in ("group", "tensor_group") and (size is None or size < 1):
-        raise weights.error("group_size", "must be a whole number >= 1 for groups")
+    strategy = weights.text("strategy", default="tensor", allowed=_STRATEGIES)
+    if strategy == "block" and len(block) != 2:
+        raise weights.error("block_structure", block, "a list of 2 integers")
+    size = weights.integer("group_size", default=-1)
+    is_grouped = strategy in ("group", "tensor_group")
+    if is_grouped and size < 1:
+        raise weights.error("group_size", size, "an integer >= 1")
     return Scheme(
         layout,
-        weights.choice("type", table=_TYPES, default="int"),
-        weights.integer("num_bits", default=8),
+        weights.text("type", default="int", allowed=_TYPES),
+        weights.integer("num_bits", default=8, allowed=range(1, 9)),
         strategy,
-        size if size is not None and size > 0 else None,
+        size if is_grouped else None,
         (block[0], block[1]) if strategy == "block" else None,
-        weights.boolean("symmetric", default=True),
-        _activation(group),
+        weights.flag("symmetric", default=True),
+        _activation(group.section("input_activations")),
     )
 
 
-def _activation(group: ConfigReader) -> Activation:
-    """Return the activation rule of the closest kind. Inputs of 4 bits have no kind."""
-    if not group.has("input_activations"):
+def _activation(inputs: Settings | None) -> Activation:
+    """Return the activation rule. Inputs of 4 bits have no rule. `dynamic` may be `local`, which
+    means that only the scales of groups are dynamic.
+    """
+    if inputs is None or inputs.integer("num_bits", default=8) != 8:
         return Activation.NONE
-    inputs = group.section("input_activations")
-    if inputs.integer("num_bits", default=8) != 8:
-        return Activation.NONE
-    is_dynamic = not inputs.has("dynamic") or inputs.boolean("dynamic")
-    match inputs.choice("type", table=_TYPES, default="int"), is_dynamic:
-        case "int", True:
-            return Activation.INT8_DYNAMIC
-        case "int", False:
-            return Activation.INT8_STATIC
-        case _, True:
-            return Activation.FP8_DYNAMIC
-        case _:
-            return Activation.FP8_STATIC
+    kind = inputs.text("type", default="int", allowed=_TYPES)
+    return _ACTIVATIONS[kind, bool(inputs.values.get("dynamic", False))]
 
 
-def _kv_cache(reader: ConfigReader) -> str | None:
-    if not reader.has("kv_cache_scheme"):
-        return None
-    return reader.section("kv_cache_scheme").choice("type", table=_KV_CACHE_BITS, default="float")
-
-
-def _check_not_sparse(reader: ConfigReader) -> None:
-    """Raise `ModelError` for the 2:4 sparse formats, and for weights that are not compressed."""
-    if reader.is_string("format") and reader.text("format") in ("marlin-24", "sparse-24-bitmask"):
-        raise reader.error("format", "is a sparse 2:4 format, which is not supported")
-    sparsity = reader.section("sparsity_config") if reader.has("sparsity_config") else None
-    if sparsity is not None and sparsity.has("format") and sparsity.text("format") != "dense":
-        raise sparsity.error("format", "is a sparse format (2:4), which is not supported")
-    statuses = {"compressed": True, "frozen": True}
-    reader.choice("quantization_status", table=statuses, default="compressed")
+def _check_not_sparse(settings: Settings) -> None:
+    """Raise `ModelError` for sparse weights, and for weights that are not compressed."""
+    sparsity = settings.section("sparsity_config")
+    for section in (settings, sparsity):
+        layout = section.text("format", default="dense") if section is not None else "dense"
+        if layout.startswith(_SPARSE):
+            raise ModelError(
+                f"The format `{layout}` in {settings.place} is sparse (2:4), which is not"
+                " supported.",
+                "Choose a checkpoint with dense weights.",
+            )
+    settings.text("quantization_status", default="compressed", allowed=("compressed", "frozen"))

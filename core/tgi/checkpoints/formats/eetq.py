@@ -7,25 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.checkpoint import StoredTensor
-from tgi.checkpoints.formats.excluded_modules import excluded_modules
 from tgi.checkpoints.formats.stored_parts import (
     FLOATS,
     SIGN_BIT,
     check_not_excluded,
     checked_part,
-    modules_with,
     numbers,
     row_range,
-    scale_kind,
 )
+from tgi.checkpoints.parts import SCALE_KINDS, modules_with
 from tgi.checkpoints.quantized import CodeKind, QuantizedFormat, QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import Array, CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
 
 __all__ = ["read"]
@@ -39,15 +38,16 @@ _POSITIONS = np.array([0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15])
 _SWAPPED = (0, 2, 1, 3)  # the order of four adjacent bytes
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `eetq`. Raises `ModelError`."""
-    return _Eetq(excluded_modules(settings, ("modules_to_not_convert",)))
+    return _Eetq(settings.texts("modules_to_not_convert"), settings.place)
 
 
 @final
 @dataclass(frozen=True)
 class _Eetq:
     excluded: tuple[str, ...]
+    place: str
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class _Eetq:
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         name = f"{module}.weight"
-        check_not_excluded(name, self.excluded, "modules_to_not_convert")
+        check_not_excluded(name, self.excluded, self.place)
         weight = checked_part(stored, name, ("I8",))
         shape = weight.shape
         if len(shape) != 2 or shape[0] % _TILE or shape[1] % _PAIR:
@@ -80,7 +80,7 @@ class _Eetq:
             stored, f"{module}.{_SCALES}", FLOATS, (outputs,), (outputs, 1), (1, outputs)
         )
         form = QuantizedFormat(
-            CodeKind.INTEGER, 8, None, scale_kind=scale_kind(scales.dtype), zero=SIGN_BIT
+            CodeKind.INTEGER, 8, None, scale_kind=SCALE_KINDS[scales.dtype], zero=SIGN_BIT
         )
 
         def decode(read: Read, expert: int | None, rows: slice) -> QuantizedMatrix:

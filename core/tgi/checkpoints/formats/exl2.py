@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,15 @@ import numpy.typing as npt
 from tgi.architectures.checkpoint import StoredTensor
 from tgi.checkpoints.formats.stored_parts import (
     checked_part,
-    modules_with,
     numbers,
     optional_parts,
     row_range,
     unpack_words,
 )
+from tgi.checkpoints.parts import modules_with
 from tgi.checkpoints.quantized import CodeKind, QuantizedFormat, QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import Array, CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
 
 __all__ = ["read"]
@@ -34,7 +35,7 @@ _SCALES_PER_WORD = 8
 _MAX_SCALE_DIVISOR = 256  # the square of the largest stored factor, 16
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `exl2`. The checkpoint describes itself."""
     return _Exl2()
 

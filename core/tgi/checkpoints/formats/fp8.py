@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from tgi.architectures.checkpoint import StoredTensor
-from tgi.architectures.config_reader import ConfigReader
-from tgi.checkpoints.formats.excluded_modules import excluded_modules
 from tgi.checkpoints.formats.scaled_weight import ScaledWeight
 from tgi.checkpoints.formats.stored_parts import (
     FLOATS,
@@ -21,6 +19,7 @@ from tgi.checkpoints.formats.stored_parts import (
 )
 from tgi.checkpoints.quantized import Activation
 from tgi.checkpoints.quantized_tensor import CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 
 __all__ = ["read"]
 
@@ -31,17 +30,18 @@ _OTHERS = ("input_scale", "activation_scale", "input_scale_ub")
 _ACTIVATIONS = {"static": Activation.FP8_STATIC, "dynamic": Activation.FP8_DYNAMIC}
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `fp8` or `fbgemm_fp8`. Raises `ModelError`."""
-    reader = ConfigReader(settings, "`quantization_config` of config.json")
-    blocks = reader.integers("weight_block_size")
-    if len(blocks) not in (0, 2) or min(blocks, default=1) < 1:
-        raise reader.error("weight_block_size", "must be a list of 2 positive whole numbers")
+    blocks = settings.integers("weight_block_size")
+    if len(blocks) not in (0, 2):
+        raise settings.error("weight_block_size", blocks, "a list of 2 integers")
+    activation = settings.text("activation_scheme", default="dynamic", allowed=_ACTIVATIONS)
     return _Fp8(
-        settings.get("quant_method") == "fbgemm_fp8",
+        settings.text("quant_method") == "fbgemm_fp8",
         (blocks[0], blocks[1]) if blocks else None,
-        reader.choice("activation_scheme", table=_ACTIVATIONS, default="dynamic"),
-        excluded_modules(settings, _EXCLUSIONS),
+        _ACTIVATIONS[activation],
+        tuple(name for key in _EXCLUSIONS for name in settings.texts(key)),
+        settings.place,
     )
 
 
@@ -52,6 +52,7 @@ class _Fp8:
     blocks: tuple[int, int] | None
     activation: Activation
     excluded: tuple[str, ...]
+    place: str
 
     @property
     def name(self) -> str:
@@ -78,7 +79,7 @@ class _Fp8:
         """Build the weight `name`. Its scale is `<name>_scale_inv` or `<name>_scale`. In spite of
         its name, `_scale_inv` is a factor of the weights, not a divisor.
         """
-        check_not_excluded(name, self.excluded, "modules_to_not_convert")
+        check_not_excluded(name, self.excluded, self.place)
         expected = f"{name}{_SCALE_SUFFIXES[0 if self.blocks else 1]}"
         names = [f"{name}{suffix}" for suffix in _SCALE_SUFFIXES if f"{name}{suffix}" in stored]
         scale = checked_part(stored, names[0] if names else expected, (*FLOATS, "F8_E8M0"))

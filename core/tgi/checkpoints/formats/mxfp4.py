@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from tgi.architectures.checkpoint import StoredTensor
-from tgi.checkpoints.formats.excluded_modules import excluded_modules
 from tgi.checkpoints.formats.stored_parts import (
     check_not_excluded,
     checked_part,
@@ -21,6 +20,7 @@ from tgi.checkpoints.formats.stored_parts import (
 )
 from tgi.checkpoints.quantized import CodeKind, QuantizedFormat, QuantizedMatrix, ScaleKind
 from tgi.checkpoints.quantized_tensor import CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
 
 __all__ = ["read"]
@@ -31,15 +31,16 @@ _NUM_DIMENSIONS = 4
 _FORMAT = QuantizedFormat(CodeKind.E2M1, 4, _GROUP, scale_kind=ScaleKind.E8M0)
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `mxfp4`. Raises `ModelError`."""
-    return _Mxfp4(excluded_modules(settings, ("modules_to_not_convert",)))
+    return _Mxfp4(settings.texts("modules_to_not_convert"), settings.place)
 
 
 @final
 @dataclass(frozen=True)
 class _Mxfp4:
     excluded: tuple[str, ...]
+    place: str
 
     @property
     def name(self) -> str:
@@ -61,7 +62,7 @@ class _Mxfp4:
         """Build the experts `name` from blocks [experts, outputs, groups, 16] of two codes per byte
         and scales [experts, outputs, groups].
         """
-        check_not_excluded(name, self.excluded, "modules_to_not_convert")
+        check_not_excluded(name, self.excluded, self.place)
         blocks = checked_part(stored, f"{name}{_BLOCKS}", ("U8",))
         if len(blocks.shape) != _NUM_DIMENSIONS or blocks.shape[-1] != _GROUP // 2:
             raise ModelError(

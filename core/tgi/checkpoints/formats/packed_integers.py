@@ -17,9 +17,9 @@ from tgi.checkpoints.formats.stored_parts import (
     checked_part,
     numbers,
     row_range,
-    scale_kind,
     unpack_words,
 )
+from tgi.checkpoints.parts import SCALE_KINDS
 from tgi.checkpoints.quantized import Activation, CodeKind, QuantizedFormat, QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import Array, QuantizedTensor, Read
 from tgi.errors import ModelError
@@ -70,7 +70,7 @@ class PackedIntegers:
             self.bits,
             self.group_size,
             0 if is_per_tensor else 1,
-            scale_kind(scale.dtype),
+            SCALE_KINDS[scale.dtype],
             zero=1 << (self.bits - 1),
             has_zeros=not is_symmetric,
             has_input_order=order is not None,

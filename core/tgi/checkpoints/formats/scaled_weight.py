@@ -17,8 +17,8 @@ from tgi.checkpoints.formats.stored_parts import (
     one_expert,
     powers_of_two,
     row_range,
-    scale_kind,
 )
+from tgi.checkpoints.parts import SCALE_KINDS
 from tgi.checkpoints.quantized import (
     Activation,
     CodeKind,
@@ -78,7 +78,7 @@ class ScaledWeight:
             8,
             group_inputs,
             group_outputs,
-            ScaleKind.E8M0 if self.exponent_scales else scale_kind(self.scale.dtype),
+            ScaleKind.E8M0 if self.exponent_scales else SCALE_KINDS[self.scale.dtype],
             zero=SIGN_BIT if is_integer else 0,
             has_zeros=self.zero_point is not None,
             activation=self.activation,

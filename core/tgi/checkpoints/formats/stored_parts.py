@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.checkpoint import StoredTensor
-from tgi.checkpoints.quantized import CodeKind, ScaleKind, code_values
+from tgi.checkpoints.parts import float_values, is_listed, unpack_bits
+from tgi.checkpoints.quantized import CodeKind, code_values
 from tgi.checkpoints.quantized_tensor import Array
 from tgi.errors import ModelError
 
@@ -17,14 +18,12 @@ __all__ = [
     "SIGN_BIT",
     "check_not_excluded",
     "checked_part",
-    "modules_with",
     "nibbles",
     "numbers",
     "one_expert",
     "optional_parts",
     "powers_of_two",
     "row_range",
-    "scale_kind",
     "unpack_words",
 ]
 
@@ -39,14 +38,6 @@ Shape = tuple[int, ...]
 _E8M0_BIAS = 127
 _E8M0_NAN = 255
 _REMEDY = "Download the checkpoint again, or check `quantization_config` in config.json."
-
-
-def modules_with(stored: Mapping[str, StoredTensor], suffix: str) -> Iterator[str]:
-    """Yield the names of the modules that have a tensor `suffix`, for example `weight_packed`."""
-    ending = f".{suffix}"
-    for name in stored:
-        if name.endswith(ending):
-            yield name.removesuffix(ending)
 
 
 def checked_part(
@@ -88,17 +79,15 @@ def optional_parts(
     return {name: part for name, part in found.items() if part is not None}
 
 
-def check_not_excluded(name: str, excluded: Iterable[str], setting: str) -> None:
-    """Raise `ModelError` if the config excludes the module of a quantized tensor. An entry of
-    `excluded` is the name of a module, or some whole words of the name.
+def check_not_excluded(name: str, excluded: Collection[str], place: str) -> None:
+    """Raise `ModelError` if the settings at `place` list the module of a quantized tensor as not
+    quantized.
     """
-    for entry in excluded:
-        if f".{entry}." in f".{name}.":
-            raise ModelError(
-                f"The tensor `{name}` is quantized, but `{setting}` in config.json contains"
-                f" `{entry}`.",
-                _REMEDY,
-            )
+    if is_listed(name, excluded):
+        raise ModelError(
+            f"The tensor `{name}` is quantized, but {place} lists its module as not quantized.",
+            _REMEDY,
+        )
 
 
 def row_range(rows: slice, num_rows: int) -> tuple[int, int]:
@@ -113,11 +102,8 @@ def one_expert(values: Array, expert: int | None) -> Array:
 
 
 def numbers(values: Array, dtype: str) -> npt.NDArray[np.float32]:
-    """Convert values of a stored dtype to float32, exactly except for float64."""
+    """Convert values of a stored floating-point dtype to float32."""
     match dtype:
-        case "BF16":
-            bits = np.asarray(values).astype(np.uint32) << np.uint32(16)
-            return np.asarray(bits, np.uint32).view(np.float32)
         case "F8_E4M3":
             return code_values(CodeKind.E4M3)[values]
         case "F8_E5M2":
@@ -125,7 +111,7 @@ def numbers(values: Array, dtype: str) -> npt.NDArray[np.float32]:
         case "F8_E8M0":
             return powers_of_two(values)
         case _:
-            return np.asarray(values).astype(np.float32)
+            return float_values(np.asarray(values), dtype)
 
 
 def powers_of_two(exponents: Array) -> npt.NDArray[np.float32]:
@@ -137,19 +123,6 @@ def powers_of_two(exponents: Array) -> npt.NDArray[np.float32]:
     return table.astype(np.float32)[np.asarray(exponents, np.uint8)]
 
 
-def scale_kind(dtype: str) -> ScaleKind:
-    """Return the smallest kind that represents all scales of a stored dtype."""
-    match dtype:
-        case "BF16":
-            return ScaleKind.BF16
-        case "F16":
-            return ScaleKind.F16
-        case "F8_E8M0":
-            return ScaleKind.E8M0
-        case _:
-            return ScaleKind.F32
-
-
 def nibbles(packed: Array) -> npt.NDArray[np.uint8]:
     """Unpack bytes [..., n] to codes [..., 2n]. The lower four bits are the first code."""
     pairs = np.stack([packed & np.uint8(0x0F), packed >> np.uint8(4)], axis=-1)
@@ -157,20 +130,8 @@ def nibbles(packed: Array) -> npt.NDArray[np.uint8]:
 
 
 def unpack_words(words: Array, bits: int, count: int) -> npt.NDArray[np.uint8]:
-    """Unpack 32-bit words [..., n] to `count` codes [..., count]. Code `i` begins at bit
+    """Unpack 32-bit words [rows, n] to `count` codes [rows, count]. Code `i` begins at bit
     `i * bits`, counted from the lowest bit of the first word, and may end in the next word.
     """
-    unsigned = np.ascontiguousarray(words).view(np.uint32)
-    mask = (1 << bits) - 1
-    if 8 % bits == 0:
-        data = unsigned.astype("<u4", copy=False).view(np.uint8)
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        codes = (data[..., None] >> shifts) & np.uint8(mask)
-        num_codes = words.shape[-1] * (32 // bits)
-        return codes.reshape(*words.shape[:-1], num_codes)[..., :count]
-    first = np.arange(count) * bits
-    padding = [(0, 0)] * (words.ndim - 1) + [(0, 1)]
-    low = np.pad(unsigned, padding).astype(np.uint64)
-    pairs = low[..., :-1] | (low[..., 1:] << np.uint64(32))
-    shifted = pairs[..., first // 32] >> (first % 32).astype(np.uint64)
-    return (shifted & np.uint64(mask)).astype(np.uint8)
+    padding = -words.shape[-1] % bits if 8 % bits else 0
+    return unpack_bits(np.pad(words, ((0, 0), (0, padding))), bits)[:, :count]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -16,14 +16,14 @@ from tgi.checkpoints.formats.scaled_weight import CODE_KINDS, ScaledWeight
 from tgi.checkpoints.formats.stored_parts import (
     FLOATS,
     checked_part,
-    modules_with,
     nibbles,
     numbers,
     optional_parts,
-    scale_kind,
 )
+from tgi.checkpoints.parts import SCALE_KINDS, modules_with
 from tgi.checkpoints.quantized import CodeKind, QuantizedFormat, QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import CheckpointFormat, QuantizedTensor, Read
+from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
 
 __all__ = ["read"]
@@ -33,11 +33,11 @@ _ZERO = 8  # the code of the number 0 after the sign bit of four bits is inverte
 _SUPPORTED = "torchao's Int4Tensor, Int8Tensor, IntxUnpackedToInt8Tensor and Float8Tensor"
 
 
-def read(settings: Mapping[str, Any]) -> CheckpointFormat:
+def read(settings: Settings) -> CheckpointFormat:
     """Read the settings of `quant_method` `torchao`. The dtypes and shapes of the tensors decide
     how they are read.
     """
-    return _TorchAo(_config_name(settings.get("quant_type")))
+    return _TorchAo(_config_name(settings.values.get("quant_type")))
 
 
 def _config_name(value: object) -> str:
@@ -94,7 +94,8 @@ def _tensor(stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         with_zeros = "" if zero is None else f" and zeros of dtype {zero.dtype}"
         raise ModelError(
             f"The tensor `{codes.name}` has dtype {codes.dtype} and shape {list(codes.shape)},"
-            f" with scales {list(scale.shape)}{with_zeros}. This layout of torchao is not supported.",
+            f" with scales {list(scale.shape)}{with_zeros}. This layout of torchao is not"
+            " supported.",
             f"Supported layouts: {_SUPPORTED}.",
         )
     others = optional_parts(
@@ -137,7 +138,7 @@ def _packed_int4(
         CodeKind.INTEGER,
         4,
         inputs // scale.shape[0],
-        scale_kind=scale_kind(scale.dtype),
+        scale_kind=SCALE_KINDS[scale.dtype],
         zero=_ZERO,
         has_offsets=True,
     )

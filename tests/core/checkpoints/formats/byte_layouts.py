@@ -14,11 +14,11 @@ from tests.core.checkpoints.formats.layouts import (
     e2m1,
     e4m3,
     e4m3_codes,
+    format_of,
     pack_pairs,
     random_scales,
 )
 from tests.core.checkpoints.formats.memory_checkpoint import MemoryCheckpoint
-from tgi.checkpoints.formats import bitsandbytes, torchao
 from tgi.checkpoints.quantized import CodeKind, code_values
 
 
@@ -60,7 +60,7 @@ def bitsandbytes_4bit(kind="nf4", shape=(6, 64), block=64, *, nested=False):
         "load_in_4bit": True,
         "bnb_4bit_quant_type": kind,
     }
-    form = bitsandbytes.read(settings)
+    form = format_of(settings)
     return Layout(form, MemoryCheckpoint.of(arrays), weights.reshape(shape))
 
 
@@ -101,7 +101,7 @@ def torchao_int8(groups=1, *, zeros=False):
     if zeros:
         arrays[f"{MODULE}._weight_zero_point"] = points
     settings = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnly"}}}
-    return Layout(torchao.read(settings), MemoryCheckpoint.of(arrays), weights)
+    return Layout(format_of(settings), MemoryCheckpoint.of(arrays), weights)
 
 
 def torchao_fp8():
@@ -115,7 +115,7 @@ def torchao_fp8():
         )
     arrays = {f"{MODULE}._weight_qdata": codes, f"{MODULE}._weight_scale": scales}
     return Layout(
-        torchao.read({"quant_method": "torchao", "quant_type": "float8wo"}),
+        format_of({"quant_method": "torchao", "quant_type": "float8wo"}),
         MemoryCheckpoint.of(arrays, {f"{MODULE}._weight_qdata": "F8_E4M3"}),
         weights,
     )

@@ -8,15 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.core.checkpoints.formats.memory_checkpoint import MemoryCheckpoint
-from tgi.checkpoints.formats import (
-    bitsandbytes,
-    compressed_tensors,
-    eetq,
-    exl2,
-    fp8,
-    mxfp4,
-    torchao,
-)
+from tgi.checkpoints.formats.table import FORMATS
+from tgi.checkpoints.settings import Settings
 
 MODULE = "model.layers.0.mlp.up_proj"
 WEIGHT = f"{MODULE}.weight"
@@ -37,6 +30,10 @@ class Layout:
     @property
     def tensor(self):
         return self.checkpoint.tensors(self.form)[self.name]
+
+
+def format_of(settings):
+    return FORMATS[settings["quant_method"]](Settings(settings, "config.json"))
 
 
 def pack_bits(codes, bits, axis):
@@ -91,7 +88,7 @@ def e4m3_codes(random, *shape):
 
 def compressed_config(layout, weights, **others):
     group = {"targets": ["Linear"], "weights": weights}
-    return compressed_tensors.read(
+    return format_of(
         {
             "quant_method": "compressed-tensors",
             "format": layout,
@@ -225,7 +222,7 @@ def fp8_blocks():
             np.float32(e4m3(int(codes[output, position]))) * scales[output // 4, position // 4]
         )
     return Layout(
-        fp8.read({"quant_method": "fp8", "weight_block_size": [4, 4]}),
+        format_of({"quant_method": "fp8", "weight_block_size": [4, 4]}),
         MemoryCheckpoint.of({WEIGHT: codes, f"{WEIGHT}_scale_inv": scales}, {WEIGHT: "F8_E4M3"}),
         weights,
     )
@@ -243,7 +240,7 @@ def fp8_static():
         f"{MODULE}.input_scale": np.array(0.2, np.float32),
     }
     return Layout(
-        fp8.read({"quant_method": "fp8", "activation_scheme": "static"}),
+        format_of({"quant_method": "fp8", "activation_scheme": "static"}),
         MemoryCheckpoint.of(arrays, {WEIGHT: "F8_E4M3"}),
         weights,
     )
@@ -260,7 +257,7 @@ def fbgemm_experts():
         number = np.float32(e4m3(int(codes[expert, position, output])))
         weights[expert, output, position] = number * scales[expert, 0, output]
     return Layout(
-        fp8.read({"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head"]}),
+        format_of({"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head"]}),
         MemoryCheckpoint.of({name: codes, f"{name}_scale": scales}, {name: "F8_E4M3"}),
         weights,
         name,
@@ -278,7 +275,7 @@ def mxfp4_experts():
         weights[expert, output, position] = e2m1(int(codes[expert, output, position])) * scale
     blocks = np.stack([pack_pairs(matrix) for matrix in codes]).reshape(2, 4, 2, 16)
     arrays = {f"{name}_blocks": blocks, f"{name}_scales": scales}
-    return Layout(mxfp4.read({"quant_method": "mxfp4"}), MemoryCheckpoint.of(arrays), weights, name)
+    return Layout(format_of({"quant_method": "mxfp4"}), MemoryCheckpoint.of(arrays), weights, name)
 
 
 def eetq_int8():
@@ -302,7 +299,7 @@ def eetq_int8():
     weights = codes.astype(np.float32) * scales.astype(np.float32)[:, None]
     stored = np.array(memory, np.uint8).view(np.int8).reshape(inputs, outputs)
     arrays = {WEIGHT: stored, f"{WEIGHT}_scales": scales}
-    return Layout(eetq.read({"quant_method": "eetq"}), MemoryCheckpoint.of(arrays), weights)
+    return Layout(format_of({"quant_method": "eetq"}), MemoryCheckpoint.of(arrays), weights)
 
 
 def exl2_mixed(group_inputs=(32, 32, 64, 16), group_bits=(6, 5, 3, 2)):
@@ -330,7 +327,7 @@ def exl2_mixed(group_inputs=(32, 32, 64, 16), group_bits=(6, 5, 3, 2)):
         f"{MODULE}.q_groups": np.array(groups, np.int16),
         f"{MODULE}.q_invperm": np.argsort(order).astype(np.int32),
     }
-    return Layout(exl2.read({"quant_method": "exl2"}), MemoryCheckpoint.of(arrays), weights)
+    return Layout(format_of({"quant_method": "exl2"}), MemoryCheckpoint.of(arrays), weights)
 
 
 def torchao_int4():
@@ -348,7 +345,7 @@ def torchao_int4():
         f"{MODULE}._weight_scale": scales,
         f"{MODULE}._weight_zero_point": zeros,
     }
-    return Layout(torchao.read({"quant_method": "torchao"}), MemoryCheckpoint.of(arrays), weights)
+    return Layout(format_of({"quant_method": "torchao"}), MemoryCheckpoint.of(arrays), weights)
 
 
 def bitsandbytes_int8():
@@ -359,7 +356,7 @@ def bitsandbytes_int8():
     arrays = {WEIGHT: codes, f"{MODULE}.SCB": scales, f"{MODULE}.weight_format": np.uint8(0)}
     arrays[f"{MODULE}.weight_format"] = np.array(0, np.uint8)
     return Layout(
-        bitsandbytes.read({"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        format_of({"quant_method": "bitsandbytes", "load_in_8bit": True}),
         MemoryCheckpoint.of(arrays),
         codes.astype(np.float32) * factors[:, None],
     )

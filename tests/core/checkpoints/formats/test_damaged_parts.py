@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.core.checkpoints.formats import byte_layouts, layouts
 from tests.core.checkpoints.formats.all_layouts import LAYOUTS
-from tests.core.checkpoints.formats.layouts import MODULE, WEIGHT
-from tgi.checkpoints.formats import bitsandbytes, compressed_tensors, fp8
+from tests.core.checkpoints.formats.layouts import MODULE
 from tgi.errors import ModelError
 
 # A format recognizes a quantized weight by these tensors. Without them, the other parts are

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.core.checkpoints.formats.all_layouts import LAYOUTS
 from tests.core.checkpoints.formats import layouts
+from tests.core.checkpoints.formats.all_layouts import LAYOUTS
 from tgi.checkpoints.quantized import Activation
 
 
