@@ -33,8 +33,6 @@ from torchao.quantization import (
     quantize_,
 )
 
-if TYPE_CHECKING:
-
 GOLDEN = Path(__file__).parents[1] / "tests" / "core" / "checkpoints" / "formats" / "golden"
 OUTPUTS, INPUTS = 16, 64
 
@@ -105,7 +103,6 @@ def compressed_sample(name: str, layout: str, arguments: dict, seed: int) -> Sam
 
 def float32_nvfp4(packed: Tensors, args: QuantizationArgs) -> torch.Tensor:
     """Decompress with the package's functions in float32. Its compressor computes in bfloat16."""
-
     return dequantize(
         unpack_fp4_from_uint8(packed["weight_packed"], OUTPUTS, INPUTS, torch.float32),
         packed["weight_scale"].float(),

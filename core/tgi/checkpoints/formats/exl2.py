@@ -1,5 +1,5 @@
 """The format `exl2`: integers of 2 to 8 bits, with different bits for different groups of inputs.
-Source: exllamav2, `conversion/adaptivegptq.py` and `exllamav2_ext/cuda/pack_tensor.cu`.
+Source: exllamav2, `conversion/adaptivegptq.py` and the kernel `pack_columns`.
 """
 
 from __future__ import annotations

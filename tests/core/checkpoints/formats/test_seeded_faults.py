@@ -1,7 +1,7 @@
 """Typical faults of a decoder change the numbers of the golden layouts, so that their test fails.
 
-Instead of the decoder, the stored tensors are changed: the correct decoder then computes the numbers
-that a wrong decoder would compute from the correct tensors.
+Instead of the decoder, the stored tensors are changed. The correct decoder then computes the
+numbers that a wrong decoder would compute from the correct tensors.
 """
 
 import numpy as np
