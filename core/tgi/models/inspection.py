@@ -15,6 +15,7 @@ from tgi.architectures.checkpoint import StoredTensor, main_dtype, stored_tensor
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import SAFETENSORS, EngineConfig
 from tgi.config import ServeOptions, num_shard_of
+from tgi.models.backend_choice import remaining_quantize
 from tgi.models.source import Model
 from tgi.plugins import BackendRegistry, Candidate
 
@@ -124,7 +125,7 @@ def _statuses(
         model_path=str(model.source.path),
         spec=model.spec,
         dtype=options.dtype,
-        quantize=options.quantize,
+        quantize=remaining_quantize(model, options.quantize),
         kv_cache_dtype=options.kv_cache_dtype,
         num_shard=num_shard_of(options),
         trust_remote_code=options.trust_remote_code,

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.paged_batch import PagedSequence, step
-from tests.backends.quantized_checkpoints import (
+from tests.backends.format_encoders import (
     ENCODERS,
     EXPERT_ENCODERS,
     quantized_checkpoint,
     unquantized_checkpoint,
 )
+from tests.backends.paged_batch import PagedSequence, step
 from tgi.architectures import ModelSpec, load_spec
 from tgi.checkpoints.checkpoint import read_headers
 from tgi.testing.reference.weights import read_weights
