@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from tests.backends.checkpoints import save_checkpoint
 from tests.backends.format_encoders import (
@@ -17,7 +18,8 @@ from tests.backends.format_encoders import (
 )
 from tests.backends.paged_batch import PagedSequence, step
 from tgi.architectures import ModelSpec, load_spec
-from tgi.checkpoints.checkpoint import read_headers
+from tgi.checkpoints.checkpoint import open_checkpoint, read_headers
+from tgi.checkpoints.safetensors_file import stored_array
 from tgi.testing.reference.weights import read_weights
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.model.decoder import build_decoder
@@ -75,3 +77,19 @@ def test_quantized_weights_give_the_same_logits(source: Path, tmp_path: Path, ki
 @pytest.mark.parametrize("kind", EXPERT_ENCODERS)
 def test_quantized_experts_give_the_same_logits(source: Path, tmp_path: Path, kind: str) -> None:
     check(source, tmp_path, kind, 2 * 2)
+
+
+@pytest.mark.parametrize("source", ["gpt_oss"], indirect=True)
+def test_mxfp4_experts_are_those_of_transformers(source: Path, tmp_path: Path) -> None:
+    path, name = tmp_path / "quantized", "model.layers.1.mlp.experts.gate_up_proj"
+    quantized_checkpoint(source, path, "mxfp4")
+    with open_checkpoint(path) as checkpoint:
+        blocks, scales = (
+            torch.from_numpy(stored_array(checkpoint.mapped[f"{name}_{part}"]).copy())
+            for part in ("blocks", "scales")
+        )
+        expected = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+        rows = slice(0, checkpoint.tensors.quantized[name].shape[1])
+        for expert, weight in enumerate(expected):
+            found = checkpoint.decode(name, expert, rows).dequantize()
+            np.testing.assert_array_equal(found, weight.T.numpy())
