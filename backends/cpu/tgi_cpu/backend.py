@@ -14,7 +14,6 @@ from typing import final
 import msgspec
 
 from tgi.architectures import GenericSpec, ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
     BackendInfo,
@@ -30,6 +29,9 @@ from tgi.backend import (
     reject_option,
     rejected_options,
 )
+from tgi.checkpoints.checkpoint import read_headers
+from tgi.worker.checkpoint import main_dtype_of
+from tgi.worker.dequantization import dequantization_of
 from tgi_cpu import machine
 from tgi_torch.memory import (
     DTYPE_BYTES,
@@ -91,8 +93,10 @@ class CpuBackend:
         quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), quantization)
         num_bytes = _weights_bytes(spec, config, dtype)
+        loss = dequantization_of(config.model_path)
+        stored = dtype if loss is None else loss.detail(dtype)
         memory = (
-            MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
+            MemoryItem("weights", num_bytes, stored if quantization is None else quantization.name),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
             *(
                 (MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),)
@@ -127,7 +131,14 @@ class CpuBackend:
             if config.quantize is None
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
-        reason = unsupported_reason(with_compute_dtype(spec, config), load_library())
+        config = with_compute_dtype(spec, config)
+        loss = dequantization_of(config.model_path)
+        if loss is not None:
+            dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
+            cost = f"this backend has no kernels for it, so it uses {loss.cost(DTYPE_BYTES[dtype])}"
+            others = tuple((name, cost) for name in loss.formats)
+            weights = (Implementation("weights", loss.detail(dtype), others),)
+        reason = unsupported_reason(config, load_library())
         if reason:
             return (
                 Implementation("layers", "torch operations", (("native kernels", reason),)),
@@ -227,7 +238,7 @@ def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
 def _stored_dtype(model_path: Path) -> str:
     """Return the dtype of most of the weights, which is used only for the estimate."""
     try:
-        stored = main_dtype(stored_tensors(model_path))
+        stored = main_dtype_of(read_headers(model_path), model_path)
     except ModelError:
         return _FLOAT32
-    return _STORED_DTYPES.get(stored or "", _FLOAT32)
+    return _STORED_DTYPES.get(stored, _FLOAT32)
