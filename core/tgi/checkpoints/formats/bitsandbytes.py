@@ -71,10 +71,7 @@ class _BitsAndBytes:
     def tensors(
         self, stored: Mapping[str, StoredTensor], read: Read
     ) -> Mapping[str, QuantizedTensor]:
-        four_bit = [
-            _four_bit(stored, f"{module}.weight", read)
-            for module in modules_with(stored, "weight.absmax")
-        ]
+        four_bit = [_four_bit(stored, name, read) for name in modules_with(stored, "absmax")]
         int8 = [_int8(stored, module, read) for module in modules_with(stored, "SCB")]
         for tensor in (*four_bit, *int8):
             check_not_excluded(tensor.name, self.excluded, self.place)
