@@ -13,6 +13,8 @@ from tgi.architectures import GenericSpec, ModelSpec
 from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
+    GGUF,
+    SAFETENSORS,
     BackendError,
     BackendInfo,
     BackendOption,
@@ -21,6 +23,7 @@ from tgi.backend import (
     Implementation,
     MemoryItem,
     ModelError,
+    ModelFilesWanted,
     ProbeResult,
     Support,
     Worker,
@@ -48,6 +51,7 @@ _NAME = "tpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
 _MAX_CPU_SHARDS = 8  # maximum on JAX's CPU platform; one host has at most 8 chips
+_MODEL_FILES = ModelFilesWanted(formats=(SAFETENSORS, GGUF))
 _KERNELS = {
     "jax": "the ragged paged attention of JAX",
     "pallas": "the Pallas kernel of this backend",
@@ -87,6 +91,7 @@ class TpuBackend:
             _PRIORITY,
             selectable=has_chips,
             options=_OPTIONS,
+            model_files=_MODEL_FILES,
         )
 
     def probe(self) -> ProbeResult:

@@ -1,0 +1,38 @@
+"""Describes the model in a GGUF file from the metadata of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tgi.architectures import ModelSpec, load_spec
+from tgi.architectures.config_reader import read_config
+from tgi.architectures.plausibility import check_num_layers, check_shapes
+from tgi.checkpoints.gguf.container import read_gguf
+from tgi.checkpoints.gguf.model_folder import gguf_model_folder
+from tgi.checkpoints.gguf.tensors import gguf_tensors
+from tgi.checkpoints.gguf.tokenizer import tokenizer_of
+from tgi.config import Environment, ServeOptions
+from tgi.models.source import Model, ModelSource
+
+__all__ = ["check_gguf_tokenizer", "describe_gguf"]
+
+
+def describe_gguf(source: ModelSource, options: ServeOptions, environment: Environment) -> Model:
+    """Read the description of the model. Files beside the GGUF file are not read, except that the
+    tokenizer is expected in the folder of the file if none can be built from the metadata.
+
+    Raises `ModelError` if the file is damaged or its architecture is unknown.
+    """
+    folder = gguf_model_folder(source.path, environment.cache_folder)
+    weights, config = gguf_tensors(read_gguf(source.path)).weights, read_config(folder)
+    check_num_layers(config, weights)
+    spec = load_spec(folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
+    assert isinstance(spec, ModelSpec), "every family of GGUF files is built in"
+    check_shapes(spec, config, weights)
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    return Model(source, spec, folder if has_tokenizer else source.folder)
+
+
+def check_gguf_tokenizer(path: Path) -> None:
+    """Raise `ModelError` with the reason if no tokenizer can be built from the metadata."""
+    tokenizer_of(read_gguf(path))
