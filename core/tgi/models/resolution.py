@@ -91,8 +91,8 @@ def describe_model(
         if description is not None:
             folder = description.tokenizer_path
             return Model(source, description.spec, Path(folder) if folder else source.folder)
-    error = _no_description(source, readable)
-    raise problem if problem is not None and isinstance(error, ModelError) else error
+    missing = _no_description(source, readable)
+    raise problem if problem is not None and isinstance(missing, ModelError) else missing
 
 
 def _read_model(source: ModelSource, options: ServeOptions) -> Model:

@@ -163,8 +163,8 @@ def tokenizer_error(header: GgufHeader, cause: str) -> ModelError:
     """Create the error for a tokenizer that cannot be built from the metadata."""
     return ModelError(
         f"{shown(header.path)}: the tokenizer cannot be built from the metadata: {cause}.",
-        "Copy tokenizer.json, tokenizer_config.json and generation_config.json of the original model"
-        " into the folder of the file.",
+        "Copy tokenizer.json, tokenizer_config.json and generation_config.json of the original"
+        " model into the folder of the file.",
     )
 
 
