@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
+from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
 from tgi.worker.parts import Progress
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Kind
@@ -74,6 +75,17 @@ class NativeDecoder:
         """Pack `piece`, the part of `parameter` that begins at index `start` of `axis`."""
         assert expert is None, f"{parameter}: the kernels do not support experts"
         self.weights.write(parameter, axis, start, piece)
+
+    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+        """Whether `write_quantized` can store `parameter` in this format."""
+        del parameter, form
+        return False
+
+    def write_quantized(
+        self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
+    ) -> None:
+        """Store rows of a quantized weight. `takes` permits no format."""
+        raise AssertionError(f"{parameter} is not stored in a quantized format")
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
         """Allocate the cache, buffers and threads for steps within `limits`."""

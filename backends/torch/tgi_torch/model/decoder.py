@@ -14,6 +14,7 @@ from torch import Tensor
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
+from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.encoder_decoder import Encoder
@@ -86,6 +87,16 @@ class Decoder:
     ) -> None:
         """Store a part of a weight. See `tgi_torch.weights.loading.WeightSink`."""
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
+
+    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+        """Whether `write_quantized` can store `parameter` in this format."""
+        return self.parameters.takes(parameter, form)
+
+    def write_quantized(
+        self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
+    ) -> None:
+        """Store rows of a quantized weight. See `tgi_torch.weights.loading.WeightSink`."""
+        self.parameters.write_quantized(parameter, expert, first_row, piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
         """Allocate a cache and return the decoder with it."""

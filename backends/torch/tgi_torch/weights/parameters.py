@@ -9,6 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from tgi.checkpoints.quantized import QuantizedFormat
+from tgi.checkpoints.quantized import QuantizedMatrix as QuantizedPiece
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
 from tgi_torch.weights.weight_formats import WeightFormat
 
@@ -75,6 +77,17 @@ class Parameters:
         )
         part = target if piece.dim() == 0 else target.narrow(axis, start, piece.shape[axis])
         part.copy_(piece)
+
+    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+        """Whether a quantized matrix can be stored without dequantizing it."""
+        del parameter, form
+        return False
+
+    def write_quantized(
+        self, parameter: str, expert: int | None, first_row: int, piece: QuantizedPiece
+    ) -> None:
+        """Store rows of a quantized matrix. `takes` permits no format."""
+        raise AssertionError(f"{parameter} is not stored in a quantized format")
 
     @property
     def num_bytes(self) -> int:
