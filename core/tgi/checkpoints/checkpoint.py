@@ -10,6 +10,9 @@ from typing import final
 
 from tgi.architectures.checkpoint import StoredTensor, stored_tensors
 from tgi.checkpoints.detection import find_format
+from tgi.checkpoints.gguf.container import is_gguf_path, read_gguf
+from tgi.checkpoints.gguf.format import stored_gguf_tensors
+from tgi.checkpoints.gguf.mapping import map_gguf
 from tgi.checkpoints.quantized import QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import Array, CheckpointFormat, QuantizedTensor
 from tgi.checkpoints.safetensors_file import (
@@ -107,13 +110,18 @@ def read_headers(model_path: Path) -> LogicalTensors:
     """Read the tensors of a checkpoint, from its config and the headers of its files. Raises
     `ModelError`.
     """
-    return logical_tensors(find_format(model_path), stored_tensors(model_path))
+    stored = (
+        stored_gguf_tensors(read_gguf(model_path))
+        if is_gguf_path(model_path)
+        else stored_tensors(model_path)
+    )
+    return logical_tensors(find_format(model_path), stored)
 
 
 @contextmanager
 def open_checkpoint(model_path: Path) -> Iterator[Checkpoint]:
     """Map all files of a checkpoint. Raises `ModelError`."""
-    mapped = map_checkpoint(model_path)
+    mapped = map_gguf(model_path) if is_gguf_path(model_path) else map_checkpoint(model_path)
     try:
         stored = {name: tensor.stored for name, tensor in mapped.items()}
         tensors = logical_tensors(find_format(model_path), stored)

@@ -17,11 +17,9 @@ __all__ = ["ConvertedTensor"]
 class ConvertedTensor:
     """A floating-point tensor, for example with rows in another order than the model requires.
 
-    `stored` has the name and the shape of the weight. `convert` changes some rows: the first row is
-    a multiple of `row_multiple`, and so is the number of rows. The shape and the dtype stay the
-    same. BF16 rows are uint16.
+    `stored` has the name and the shape of the weight. `convert` returns the values of the whole
+    tensor. The shape and the dtype stay the same. BF16 values are uint16.
     """
 
     stored: StoredTensor
     convert: Callable[[Array], Array]
-    row_multiple: int = 1

@@ -175,7 +175,7 @@ def test_template_and_ends_of_a_turn(tmp_path):
     # The end of the text, the named end of a turn, and control tokens with known texts.
     count = len(tokens)
     assert Tokenizer.load(folder).eos_token_ids == (2, 3, count, count + 2)
-    assert ChatTemplate.load(folder, None).source == "{{ messages }}"
+    assert ChatTemplate.load(folder).sources == {"default": "{{ messages }}"}
     several = keys | {
         "tokenizer.chat_templates": ["tool_use"],
         "tokenizer.chat_template.tool_use": "{{ tools }}",

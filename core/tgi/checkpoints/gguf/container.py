@@ -60,9 +60,11 @@ class GgufTensor:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GgufHeader:
-    """The content of a file without the data of the tensors."""
+    """The content of a file without the data of the tensors. Headers are compared by identity, so
+    that results can be cached.
+    """
 
     path: Path
     metadata: Metadata

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import final
 
@@ -25,7 +25,7 @@ from tgi.checkpoints.quantized import QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import Array, QuantizedTensor, Read
 from tgi.errors import ModelError
 
-__all__ = ["GgufTensors", "gguf_tensors"]
+__all__ = ["BLOCKS", "GgufTensors", "gguf_tensors"]
 
 BLOCKS = "blocks"
 """The role of the only stored tensor of a quantized weight: bytes [rows, bytes of a row]."""
@@ -55,16 +55,6 @@ class GgufTensors:
     converted: MappingProxyType[str, ConvertedTensor]
     quantized: MappingProxyType[str, QuantizedTensor]
 
-    @property
-    def weights(self) -> dict[str, StoredTensor]:
-        """All tensors with the shapes that they have after they are read."""
-        changed = {name: tensor.stored for name, tensor in self.converted.items()}
-        unpacked = {
-            name: replace(tensor.parts[BLOCKS], shape=tensor.shape)
-            for name, tensor in self.quantized.items()
-        }
-        return {**self.plain, **changed, **unpacked}
-
 
 @final
 @dataclass(frozen=True)
@@ -77,6 +67,7 @@ class _Named:
     is_shifted: bool = False  # whether the values are stored plus 1
 
 
+@lru_cache(maxsize=2)
 def gguf_tensors(header: GgufHeader) -> GgufTensors:
     """Convert the description of all tensors. A tensor with an unknown name keeps its name.
 
@@ -98,7 +89,7 @@ def gguf_tensors(header: GgufHeader) -> GgufTensors:
             converted[named.name] = ConvertedTensor(stored, _unshifted)
         elif named.head_dim is not None:
             order = partial(_in_order, head_dim=named.head_dim)
-            converted[named.name] = ConvertedTensor(stored, order, named.head_dim)
+            converted[named.name] = ConvertedTensor(stored, order)
         else:
             plain[named.name] = stored
     return GgufTensors(
