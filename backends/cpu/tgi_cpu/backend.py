@@ -14,7 +14,6 @@ from typing import final
 import msgspec
 
 from tgi.architectures import GenericSpec, ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
     GGUF,
@@ -33,6 +32,8 @@ from tgi.backend import (
     reject_option,
     rejected_options,
 )
+from tgi.checkpoints.checkpoint import read_headers
+from tgi.worker.checkpoint import main_dtype_of
 from tgi_cpu import machine
 from tgi_torch.memory import (
     DTYPE_BYTES,
@@ -233,7 +234,7 @@ def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
 def _stored_dtype(model_path: Path) -> str:
     """Return the dtype of most of the weights, which is used only for the estimate."""
     try:
-        stored = main_dtype(stored_tensors(model_path))
+        stored = main_dtype_of(read_headers(model_path), model_path)
     except ModelError:
         return _FLOAT32
-    return _STORED_DTYPES.get(stored or "", _FLOAT32)
+    return _STORED_DTYPES.get(stored, _FLOAT32)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import final
 
 from tgi.architectures import GenericSpec, ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
     GGUF,
@@ -31,8 +30,9 @@ from tgi.backend import (
     reject_option,
     rejected_options,
 )
+from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.buckets import parse_token_buckets
-from tgi.worker.checkpoint import check_checkpoint
+from tgi.worker.checkpoint import check_checkpoint, main_dtype_of
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
 from tgi_tpu.memory import (
@@ -234,6 +234,6 @@ def _stored_dtype(model_path: Path) -> str | None:
     The result is None if a file is damaged, because `Worker.load` reports such a file.
     """
     try:
-        return main_dtype(stored_tensors(model_path))
+        return main_dtype_of(read_headers(model_path), model_path)
     except ModelError:
         return None

@@ -15,7 +15,6 @@ import psutil  # type: ignore[import-untyped] # it ships no types
 from jax.sharding import Mesh
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.architectures.rope import original_length
 from tgi.backend import (
     API_VERSION,
@@ -30,7 +29,9 @@ from tgi.backend import (
     SchedulerOutput,
     WorkerReporter,
 )
+from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.buckets import Buckets, parse_token_buckets
+from tgi.worker.checkpoint import main_dtype_of
 from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
@@ -79,7 +80,7 @@ class TpuPart:
         the weights cannot be loaded.
         """
         config, path = self._config, Path(self._config.model_path)
-        stored = main_dtype(stored_tensors(path))
+        stored = main_dtype_of(read_headers(path), path)
         dtype = compute_dtype(config.dtype, stored)
         line = rounding_line(config.dtype, stored, dtype)
         if line is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from tgi.architectures import ModelSpec, load_spec
 from tgi.architectures.checkpoint import StoredTensor
 from tgi.architectures.config_reader import read_config
-from tgi.architectures.plausibility import check_num_layers, check_shapes
 from tgi.architectures.file_reader import shown
+from tgi.architectures.plausibility import check_num_layers, check_shapes
 from tgi.checkpoints.checkpoint import read_headers
 from tgi.checkpoints.gguf.container import read_gguf
 from tgi.checkpoints.gguf.model_folder import gguf_model_folder

@@ -60,8 +60,13 @@ def quantized_parameters(spec: ModelSpec, model_path: Path) -> Mapping[str, Para
 def main_dtype_of(tensors: LogicalTensors, model_path: Path) -> str:
     """Return the floating-point dtype with the most bytes among the tensors that are not quantized,
     under its name in the format. Raises `ModelError` if no tensor has a floating-point dtype.
+
+    If some tensors are quantized, the result is BF16 instead of F32: only the small tensors are in
+    float32, and quantized weights are less precise than bfloat16.
     """
     dtype = main_dtype(tensors.plain)
+    if dtype == "F32" and tensors.quantized:
+        return "BF16"
     if dtype is None:
         raise ModelError(
             f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_BYTES)}.",

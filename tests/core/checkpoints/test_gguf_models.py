@@ -31,6 +31,11 @@ def described(path, cache, **options):
     )
 
 
+def first_mixer(spec):
+    """The attention of the first layer."""
+    return spec.decoder.layers[0].blocks[0].branches[0].mixer
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_has_the_spec_and_the_weights_of_its_twin(tmp_path, name):
     path, twin = write_twins(tmp_path, name)
