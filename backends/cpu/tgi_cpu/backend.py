@@ -34,6 +34,7 @@ from tgi.backend import (
 )
 from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.checkpoint import main_dtype_of
+from tgi.worker.dequantization import dequantization_of
 from tgi_cpu import machine
 from tgi_torch.memory import (
     DTYPE_BYTES,
@@ -98,8 +99,10 @@ class CpuBackend:
         quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), quantization)
         num_bytes = _weights_bytes(spec, config, dtype)
+        loss = dequantization_of(config.model_path)
+        stored = dtype if loss is None else loss.detail(dtype)
         memory = (
-            MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
+            MemoryItem("weights", num_bytes, stored if quantization is None else quantization.name),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
             *(
                 (MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),)
@@ -134,7 +137,14 @@ class CpuBackend:
             if config.quantize is None
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
-        reason = unsupported_reason(with_compute_dtype(spec, config), load_library())
+        config = with_compute_dtype(spec, config)
+        loss = dequantization_of(config.model_path)
+        if loss is not None:
+            dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
+            cost = f"this backend has no kernels for it, so it uses {loss.cost(DTYPE_BYTES[dtype])}"
+            others = tuple((name, cost) for name in loss.formats)
+            weights = (Implementation("weights", loss.detail(dtype), others),)
+        reason = unsupported_reason(config, load_library())
         if reason:
             return (
                 Implementation("layers", "torch operations", (("native kernels", reason),)),

@@ -84,7 +84,7 @@ class NativeDecoder:
     def write_quantized(
         self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
     ) -> None:
-        """Store rows of a quantized weight. `takes` permits no format."""
+        """Store rows of a quantized weight. `takes` returns false for every format."""
         raise AssertionError(f"{parameter} is not stored in a quantized format")
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:

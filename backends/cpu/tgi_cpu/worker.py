@@ -12,6 +12,7 @@ import torch
 
 from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
+from tgi.worker.dequantization import Dequantization, dequantization_of
 from tgi_cpu import machine
 from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
@@ -53,6 +54,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
     if config.quantize is not None:
         reporter.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
+    loss = dequantization_of(config.model_path)
     if library is not None and not reason:
         kernels, block_size = "native", BLOCK_TOKENS
         load_model, make_sampler = native_loader(library, threads, quantization), _native_sampler
@@ -75,7 +77,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
             "kernels": kernels,
             "attention": f"paged, {kernels}",
             "threads": str(threads),
-            "quantization": "none" if quantization is None else f"{quantization.name} weights",
+            "quantization": _quantization(quantization, loss),
             **({} if quantization is None else {"weight scales": _scales(quantization, kernels)}),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
@@ -84,6 +86,13 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
         make_decode_program=make_decode_program,
     )
     return torch_worker(config, reporter, device)
+
+
+def _quantization(quantization: Quantization | None, loss: Dequantization | None) -> str:
+    """Describe the weights, for `GET /info/backend`."""
+    if quantization is not None:
+        return f"{quantization.name} weights"
+    return "none" if loss is None else f"{loss.description}, dequantized while loading"
 
 
 def _scales(quantization: Quantization, kernels: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tgi.architectures import ModelSpec, load_spec
-from tgi.architectures.checkpoint import StoredTensor
 from tgi.architectures.config_reader import read_config
 from tgi.architectures.file_reader import shown
 from tgi.architectures.plausibility import check_num_layers, check_shapes
@@ -15,6 +14,7 @@ from tgi.checkpoints.gguf.model_folder import gguf_model_folder
 from tgi.checkpoints.gguf.tokenizer import tokenizer_of
 from tgi.config import Environment, ServeOptions
 from tgi.errors import ModelError
+from tgi.models.checkpoint_notices import checkpoint_notices
 from tgi.models.source import Model, ModelSource
 
 __all__ = ["check_gguf_tokenizer", "describe_gguf"]
@@ -27,29 +27,21 @@ def describe_gguf(source: ModelSource, options: ServeOptions, environment: Envir
     Raises `ModelError` if the file is damaged or its architecture is unknown.
     """
     folder = gguf_model_folder(source.path, environment.cache_folder)
-    weights, config = _weights(source.path), read_config(folder)
+    tensors, config = read_headers(source.path), read_config(folder)
     try:
-        check_num_layers(config, weights)
+        check_num_layers(config, tensors.shapes)
         spec = load_spec(folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
         assert isinstance(spec, ModelSpec), "every family of GGUF files is built in"
-        check_shapes(spec, config, weights)
+        check_shapes(spec, config, tensors.shapes, tensors.quantized)
     except ModelError as error:
         raise ModelError(
             f"{shown(source.path)}: its metadata give the config.json in {folder}. {error.cause}",
             "Download another file of this model, or convert the original model again.",
         ) from error
     has_tokenizer = (folder / "tokenizer.json").is_file()
-    return Model(source, spec, folder if has_tokenizer else source.folder)
-
-
-def _weights(path: Path) -> dict[str, StoredTensor]:
-    """The tensors with the shapes that they have after they are read."""
-    tensors = read_headers(path)
-    unpacked = {
-        name: StoredTensor(name, tensor.format.name, tensor.shape, 0, tensor.num_bytes)
-        for name, tensor in tensors.quantized.items()
-    }
-    return {**tensors.plain, **unpacked}
+    notices = checkpoint_notices(source.path, spec, tensors)
+    tokenizer_folder = folder if has_tokenizer else source.folder
+    return Model(source, spec, tokenizer_folder, notices, tensors.format)
 
 
 def check_gguf_tokenizer(path: Path) -> None:

@@ -34,12 +34,14 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi.worker.cache_layout import attention_layers, group_kinds
+from tgi.worker.dequantization import dequantization_of
 from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
 from tgi.worker.step_worker import StepWorker
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.memory import (
+    DTYPE_BYTES,
     MemoryFacts,
     checkpoint_bytes,
     compute_dtype,
@@ -142,12 +144,22 @@ class TorchPart:
         line = None if self._quantization else rounding_line(requested, stored, dtype)
         if line is not None:
             self._reporter.log(line)
+        loss = dequantization_of(self._config.model_path)
+        if loss is not None:
+            self._reporter.log(loss.line(dtype, DTYPE_BYTES[dtype]))
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
             self._loaded = self._device.load_model(
                 self._spec, getattr(torch, dtype), path, progress
             )
+
+    def _weights_detail(self, dtype: str) -> str:
+        """Describe the weights for the memory report."""
+        if self._quantization is not None:
+            return self._quantization.name
+        loss = dequantization_of(self._config.model_path)
+        return "" if loss is None else loss.detail(dtype)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
         """Keep the limits that the user requested, and derive the other limits from the free
@@ -166,7 +178,7 @@ class TorchPart:
                 self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0
             ),
             on_demand=self._device.device.type == "cpu",
-            weights_detail="" if self._quantization is None else self._quantization.name,
+            weights_detail=self._weights_detail(dtype),
         )
         plan = plan_limits(self._spec, requested, facts)
         return Agreement(

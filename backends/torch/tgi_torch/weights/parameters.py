@@ -86,7 +86,7 @@ class Parameters:
     def write_quantized(
         self, parameter: str, expert: int | None, first_row: int, piece: QuantizedPiece
     ) -> None:
-        """Store rows of a quantized matrix. `takes` permits no format."""
+        """Store rows of a quantized matrix. `takes` returns false for every format."""
         raise AssertionError(f"{parameter} is not stored in a quantized format")
 
     @property
