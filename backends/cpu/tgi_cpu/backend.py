@@ -16,12 +16,15 @@ import msgspec
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import (
     API_VERSION,
+    GGUF,
+    SAFETENSORS,
     BackendInfo,
     DeviceInfo,
     EngineConfig,
     Implementation,
     MemoryItem,
     ModelError,
+    ModelFilesWanted,
     ProbeResult,
     Support,
     Worker,
@@ -55,6 +58,7 @@ _NAME = "cpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = -100  # lower than the priority of every accelerator
 _SPIN_COUNT = "10000"  # about 20 us, the typical pause between two operations of one step
+_MODEL_FILES = ModelFilesWanted(formats=(SAFETENSORS, GGUF))
 _FLOAT32 = "float32"
 _STORED_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 
@@ -68,7 +72,9 @@ class CpuBackend:
         """Name, version and priority. `auto` selects this backend if no faster backend is
         usable.
         """
-        return BackendInfo(_NAME, API_VERSION, "tgi-cpu", _VERSION, _PRIORITY)
+        return BackendInfo(
+            _NAME, API_VERSION, "tgi-cpu", _VERSION, _PRIORITY, model_files=_MODEL_FILES
+        )
 
     def probe(self) -> ProbeResult:
         """Report that the backend is usable if torch is installed. This method finds torch without

@@ -12,6 +12,8 @@ from typing import final
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import (
     API_VERSION,
+    GGUF,
+    SAFETENSORS,
     BackendError,
     BackendInfo,
     BackendOption,
@@ -20,6 +22,7 @@ from tgi.backend import (
     Implementation,
     MemoryItem,
     ModelError,
+    ModelFilesWanted,
     ProbeResult,
     Support,
     Worker,
@@ -49,6 +52,7 @@ _NAME = "tpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
 _MAX_CPU_SHARDS = 8  # maximum on JAX's CPU platform; one host has at most 8 chips
+_MODEL_FILES = ModelFilesWanted(formats=(SAFETENSORS, GGUF))
 _KERNELS = {
     "jax": "the ragged paged attention of JAX",
     "pallas": "the Pallas kernel of this backend",
@@ -88,6 +92,7 @@ class TpuBackend:
             _PRIORITY,
             selectable=has_chips,
             options=_OPTIONS,
+            model_files=_MODEL_FILES,
         )
 
     def probe(self) -> ProbeResult:

@@ -287,7 +287,7 @@ def _no_weights(model_path: Path) -> ModelError:
     if any(model_path.glob(_GGUF)):
         return ModelError(
             f"{model_path}: there is no .safetensors file, only GGUF files.",
-            "Name the original model, or choose a backend that reads GGUF files.",
+            "Name one of the GGUF files instead of the folder: tgi serve FILE.gguf",
         )
     return ModelError(
         f"{model_path}: there is no .safetensors file.",

@@ -10,6 +10,8 @@ from typing import final
 
 from tgi.architectures.checkpoint import StoredTensor, stored_tensors
 from tgi.checkpoints.detection import find_format
+from tgi.checkpoints.gguf.container import is_gguf_path
+from tgi.checkpoints.gguf.mapping import map_gguf
 from tgi.checkpoints.quantized import QuantizedMatrix
 from tgi.checkpoints.quantized_tensor import Array, CheckpointFormat, QuantizedTensor, Read
 from tgi.checkpoints.safetensors_file import (
@@ -107,7 +109,7 @@ def read_headers(model_path: Path) -> LogicalTensors:
     """Read the tensors of a checkpoint, from its config, the headers of its files, and the small
     tensors that contain shapes. Raises `ModelError`.
     """
-    if find_format(model_path) is None:
+    if not is_gguf_path(model_path) and find_format(model_path) is None:
         return LogicalTensors(None, stored_tensors(model_path), {})
     with open_checkpoint(model_path) as checkpoint:
         return checkpoint.tensors
@@ -116,7 +118,7 @@ def read_headers(model_path: Path) -> LogicalTensors:
 @contextmanager
 def open_checkpoint(model_path: Path) -> Iterator[Checkpoint]:
     """Map all files of a checkpoint. Raises `ModelError`."""
-    mapped = map_checkpoint(model_path)
+    mapped = map_gguf(model_path) if is_gguf_path(model_path) else map_checkpoint(model_path)
     try:
         stored = {name: tensor.stored for name, tensor in mapped.items()}
         tensors = logical_tensors(

@@ -9,6 +9,8 @@ from typing import Any
 
 from tgi.architectures.file_reader import read_json_object, shown
 from tgi.checkpoints.formats.table import FORMATS
+from tgi.checkpoints.gguf.container import is_gguf_path, read_gguf
+from tgi.checkpoints.gguf.format import gguf_format
 from tgi.checkpoints.quantized_tensor import CheckpointFormat
 from tgi.checkpoints.settings import Settings
 from tgi.errors import ModelError
@@ -44,9 +46,11 @@ def find_settings(model_path: Path) -> Settings | None:
 
 
 def find_format(model_path: Path) -> CheckpointFormat | None:
-    """Return the format of the checkpoint in the folder `model_path`, or None if the checkpoint is
-    not quantized. Raises `ModelError` if the format is unknown or a setting is wrong.
+    """Return the format of the checkpoint in the folder or GGUF file `model_path`, or None if the
+    checkpoint is not quantized. Raises `ModelError` if the format is unknown or a setting is wrong.
     """
+    if is_gguf_path(model_path):
+        return gguf_format(read_gguf(model_path))
     settings = find_settings(model_path)
     if settings is None:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, final
+from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from tgi.errors import ModelError
 __all__ = [
     "MappedTensor",
     "SafetensorsFile",
+    "WeightFile",
     "close_files",
     "float32_array",
     "map_checkpoint",
@@ -47,6 +48,24 @@ _STORED_DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
     }
 )
 _BFLOAT16_SHIFT = 16  # bfloat16 is the upper half of float32
+
+
+class WeightFile(Protocol):
+    """A file with tensors. The bytes of a tensor start at `StoredTensor.start` in `mapping`."""
+
+    @property
+    def path(self) -> Path:
+        """The path of the file, for error messages."""
+
+    @property
+    def mapping(self) -> mmap.mmap | bytes:
+        """The bytes of the file, or a copy of the bytes of one tensor."""
+
+    def release(self) -> None:
+        """Release the memory of the bytes that were read. Views of `mapping` remain valid."""
+
+    def close(self) -> None:
+        """Close the file. No view of `mapping` may be in use."""
 
 
 @final
@@ -80,7 +99,7 @@ class SafetensorsFile:
 class MappedTensor:
     """A tensor in a mapped file. The bytes of the tensor are read at their first use."""
 
-    file: SafetensorsFile
+    file: WeightFile
     stored: StoredTensor
 
     @property

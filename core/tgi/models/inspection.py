@@ -4,6 +4,7 @@ installed backend supports the model.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ import msgspec
 from tgi.architectures import ModelSpec
 from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import SAFETENSORS, EngineConfig
+from tgi.backend import GGUF, SAFETENSORS, EngineConfig
 from tgi.checkpoints.checkpoint import LogicalTensors, read_headers
 from tgi.checkpoints.exceptions import unquantized_modules
 from tgi.config import ServeOptions, num_shard_of
+from tgi.errors import ModelError
 from tgi.models.backend_choice import remaining_quantize
 from tgi.models.source import Model
 from tgi.plugins import BackendRegistry, Candidate
@@ -91,12 +93,7 @@ def inspect_model(
     model cannot be served. Raises `ModelError` if the weight files cannot be read.
     """
     source, spec = model.source, model.spec
-    is_safetensors = source.model_format.name == SAFETENSORS.name
-    if is_safetensors and model.quantization is not None:
-        tensors = read_headers(source.path)
-    else:
-        stored = stored_tensors(source.path) if is_safetensors else {}
-        tensors = LogicalTensors(None, stored, {})
+    tensors = _tensors(model)
     parameters: int | None
     if isinstance(spec, ModelSpec):
         parameters = sum(map(math.prod, tensor_shapes(spec).values()))
@@ -134,6 +131,21 @@ def _quantization(tensors: LogicalTensors) -> QuantizationCard | None:
         sum(tensor.num_bytes for tensor in quantized),
         sum(math.prod(tensor.shape) for tensor in quantized) * _BFLOAT16_BYTES,
     )
+
+
+def _tensors(model: Model) -> LogicalTensors:
+    """Read the headers of the weight files. The result is empty if only the model's backend can
+    read the files.
+    """
+    source = model.source
+    if source.model_format.name == SAFETENSORS.name:
+        if model.quantization is not None:
+            return read_headers(source.path)
+        return LogicalTensors(None, stored_tensors(source.path), {})
+    if source.model_format.name == GGUF.name:
+        with contextlib.suppress(ModelError):
+            return read_headers(source.path)
+    return LogicalTensors(None, {}, {})
 
 
 def _parts(tensors: LogicalTensors) -> tuple[Part, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig
 from tgi.config import Environment, ParsedArguments, ServeOptions, check_options
-from tgi.errors import BackendError, ConfigError, StartError
+from tgi.errors import BackendError, ConfigError, ModelError, StartError
 from tgi.models.backend_choice import check_quantize, select_backend
 from tgi.models.formats import installed_formats, usable_formats
 from tgi.models.resolution import describe_model, find_model, find_tokenizer
@@ -94,8 +94,8 @@ def with_description(request: StartRequest, ready: Readiness) -> Readiness:
     """Add the description of the model to the result of `readiness`, if the startup failed because
     no backend can be used. The formats of all installed backends are then used.
 
-    Raises the problem if the model itself cannot be read. The model stays None if no installed
-    backend can describe it.
+    Raises the problem if the model itself cannot be read. The model stays None if it cannot be
+    described.
     """
     problem = ready.problem
     if ready.model is not None or problem is None:
@@ -107,7 +107,7 @@ def with_description(request: StartRequest, ready: Readiness) -> Readiness:
     source = ready.source or find_model(options, environment, readable, request.log)
     try:
         model = describe_model(source, options, environment, readable)
-    except BackendError:
+    except (BackendError, ModelError):
         return replace(ready, source=source)
     return replace(ready, source=source, model=model)
 

@@ -10,12 +10,14 @@ from tgi.architectures import ModelSpec, load_spec
 from tgi.architectures.checkpoint import INDEX_NAME, stored_tensors
 from tgi.architectures.config_reader import read_config
 from tgi.architectures.plausibility import check_num_layers, check_shapes
+from tgi.backend import GGUF
 from tgi.checkpoints.checkpoint import LogicalTensors, read_headers
 from tgi.checkpoints.detection import find_format
 from tgi.config import Environment, ServeOptions
 from tgi.errors import BackendError, ModelError
 from tgi.models.checkpoint_notices import checkpoint_notices
 from tgi.models.formats import ReadableFormats
+from tgi.models.gguf_model import check_gguf_tokenizer, describe_gguf
 from tgi.models.hub import HubModel, fetch_model
 from tgi.models.local import find_local_model, find_override
 from tgi.models.source import Model, ModelSource
@@ -62,10 +64,18 @@ def describe_model(
     environment: Environment,
     readable: ReadableFormats,
 ) -> Model:
-    """Read the description of the model from its config.json. If there is none, a backend that
-    supports the format describes the model. Raises `ModelError`, and `BackendError` if no backend
-    supports the format.
+    """Read the description of the model: from the metadata of a GGUF file, otherwise from its
+    config.json. If there is none, a backend that supports the format describes the model.
+
+    Raises `ModelError`, and `BackendError` if no backend supports the format.
     """
+    problem: ModelError | None = None
+    if source.model_format.name == GGUF.name:
+        try:
+            return describe_gguf(source, options, environment)
+        except ModelError as error:
+            # A backend of a third party may read architectures that the core does not know.
+            problem = error
     if os.path.lexists(source.folder / "config.json"):
         return _read_model(source, options)
     if options.rope_scaling is not None or options.rope_factor is not None:
@@ -83,7 +93,8 @@ def describe_model(
         if description is not None:
             folder = description.tokenizer_path
             return Model(source, description.spec, Path(folder) if folder else source.folder)
-    raise _no_description(source, readable)
+    missing = _no_description(source, readable)
+    raise problem if problem is not None and isinstance(missing, ModelError) else missing
 
 
 def _read_model(source: ModelSource, options: ServeOptions) -> Model:
@@ -115,6 +126,8 @@ def find_tokenizer(model: Model) -> Path:
     if source.model_format.is_single_file and not any(
         (folder / name).is_file() for name in _TOKENIZER_FILES
     ):
+        if source.model_format.name == GGUF.name and source.path.is_file():
+            check_gguf_tokenizer(source.path)
         raise ModelError(
             f"There is no tokenizer for `{source.path}`: `{folder}` contains no tokenizer.json.",
             "Copy the tokenizer.json of the original model into the folder of the file.",

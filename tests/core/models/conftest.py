@@ -10,6 +10,7 @@ import pytest
 from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
 
+NULL = next(iter(metadata.entry_points(group=ENTRY_POINT_GROUP, name="null")))
 ENTRY_POINT = metadata.EntryPoint("onefile", "tests.core.models.onefile", ENTRY_POINT_GROUP)
 
 
@@ -25,14 +26,14 @@ def single_file(tmp_path_factory, tiny_model):
 
 @pytest.fixture
 def without_reader():
-    """The installed backends, none of which reads single files."""
-    return BackendRegistry()
+    """The backend `null`, which reads no single files."""
+    return BackendRegistry([NULL])
 
 
 @pytest.fixture
 def with_reader():
-    """The installed backends and `onefile`."""
-    return BackendRegistry([*metadata.entry_points(group=ENTRY_POINT_GROUP), ENTRY_POINT])
+    """The backends `null` and `onefile`."""
+    return BackendRegistry([NULL, ENTRY_POINT])
 
 
 @pytest.fixture(scope="session")

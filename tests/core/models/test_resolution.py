@@ -106,7 +106,7 @@ def test_the_error_names_a_backend_that_reads_the_format(single_file, with_reade
 @pytest.mark.parametrize(
     ("plugin", "error", "text"),
     [
-        ("silent", ModelError, r"no config\.json beside .*`onefile` cannot describe"),
+        ("silent", ModelError, r"tiny\.gguf: the file is no GGUF file: it begins with b'PK"),
         ("broken", BackendError, r"`onefile` failed to describe .*: ZeroDivisionError"),
     ],
 )

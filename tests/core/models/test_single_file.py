@@ -10,8 +10,16 @@ import pytest
 
 from tests.core.cli.hub import Repository, running_hub
 from tests.live_server import running_server
+from tgi.plugins import BackendRegistry
 
 COMMIT = "b" * 40
+READERS = " or ".join(f"`{name}`" for name in BackendRegistry().readers("gguf"))
+"""The installed backends that read GGUF files. The tests also run without such a backend."""
+
+NOT_READ = (
+    "it reads models in the format `safetensors`, not in `gguf`, which"
+    f" {f'the installed backend {READERS} reads' if READERS else 'no installed backend reads'}"
+)
 SCRIPT = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -38,8 +46,8 @@ def commands(home, *runs, reader=None, hub_url=""):
         "HF_ENDPOINT": hub_url or "http://127.0.0.1:9",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    if reader is not None:
-        environment["PYTHONPATH"] = str(reader)
+    paths = [os.environ.get("PYTHONPATH", ""), "" if reader is None else str(reader)]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     words = [[str(word) for word in run] for run in runs]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(words)],
@@ -52,15 +60,15 @@ def commands(home, *runs, reader=None, hub_url=""):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_commands_on_a_file_that_no_backend_reads(tmp_path, single_file):
-    inspect, doctor, named, serve = commands(
+def test_commands_on_a_file_that_the_backend_does_not_read(tmp_path, single_file):
+    inspect, doctor, text, serve = commands(
         tmp_path,
-        ["inspect", single_file],
-        ["doctor", single_file, "--json"],
+        ["inspect", single_file, "--backend", "null"],
+        ["doctor", single_file, "--backend", "null", "--json"],
         ["doctor", single_file, "--backend", "null"],
         ["serve", single_file, "--backend", "null", "--port", "0"],
     )
-    sentence = "No installed backend reads models in the format `gguf`."
+    sentence = f"The backend `null` cannot be used: {NOT_READ}"
     assert inspect[:2] == [1, ""]
     assert inspect[2].startswith(f"Error: {sentence}")
     diagnosis = json.loads(doctor[1])
@@ -68,18 +76,11 @@ def test_commands_on_a_file_that_no_backend_reads(tmp_path, single_file):
     assert diagnosis["problem"].startswith(sentence)
     assert (diagnosis["model"]["format"], diagnosis["model"]["family"]) == ("gguf", None)
     null = next(facts for facts in diagnosis["backends"] if facts["name"] == "null")
-    reason = (
-        "it reads models in the format `safetensors`, not in `gguf`, which no installed backend"
-        " reads"
-    )
-    assert (null["support"], null["reasons"]) == ("no", [reason])
-    assert named[0] == 1
-    assert (
-        "family unknown, format gguf, served by no installed backend\n\nproblem: The backend `null`"
-        f" cannot be used: {reason}."
-    ) in named[1]
+    assert (null["support"], null["reasons"]) == ("no", [NOT_READ])
+    assert text[0] == 1
+    assert f"problem: {sentence}." in text[1]
     assert serve[0] == 1
-    assert serve[2].splitlines()[-1] == f"Error: The backend `null` cannot be used: {reason}."
+    assert serve[2].splitlines()[-1] == f"Error: {sentence}."
 
 
 def test_commands_on_a_file_that_a_backend_reads(tmp_path, single_file, installed_reader):
@@ -96,13 +97,14 @@ def test_commands_on_a_file_that_a_backend_reads(tmp_path, single_file, installe
     statuses = {status["backend"]: status for status in card["backends"]}
     assert statuses["onefile"]["status"] == "slow"
     assert statuses["null"]["status"] == "no"
-    assert "which the installed backend `onefile` reads" in statuses["null"]["reasons"][0]
+    assert "not in `gguf`, which the installed backend" in statuses["null"]["reasons"][0]
+    assert "`onefile`" in statuses["null"]["reasons"][0]
     assert text[0] == 0
     assert "weights as stored" not in text[1]
     diagnosis = json.loads(doctor[1])
     assert (doctor[0], diagnosis["chosen"], diagnosis["problem"]) == (0, "onefile", "")
     assert other[0] == 1
-    assert "not in `gguf`, which the installed backend `onefile` reads" in other[1]
+    assert "not in `gguf`, which the installed backend" in other[1]
 
 
 def test_a_server_serves_a_single_file(
@@ -141,20 +143,23 @@ def fetched(hub, repository):
     return {path.removeprefix(mark) for path in hub.asked if path.startswith(mark)}
 
 
-def test_a_repository_of_a_format_that_no_backend_reads_is_not_fetched(hub, tmp_path):
+def test_a_repository_of_a_format_that_the_backend_does_not_read_is_not_fetched(hub, tmp_path):
     hub.asked.clear()
-    download, serve = commands(
+    (serve,) = commands(
         tmp_path,
-        ["download", "ours/one"],
         ["serve", "ours/one", "--backend", "null", "--port", "0"],
         hub_url=hub.url,
     )
-    for code, _, error in (download, serve):
-        assert code == 1
-        assert error.splitlines()[-1] == (
-            "Error: The hub model `ours/one` has weights in the format `gguf` and none in"
-            " `safetensors`. No installed backend reads `gguf`: name a model in another format."
-        )
+    remedy = (
+        f"Choose the backend {READERS}, which reads `gguf`."
+        if READERS
+        else "No installed backend reads `gguf`: name a model in another format."
+    )
+    assert serve[0] == 1
+    assert serve[2].splitlines()[-1] == (
+        "Error: The hub model `ours/one` has weights in the format `gguf` and none in"
+        f" `safetensors`. {remedy}"
+    )
     assert not fetched(hub, "ours/one")
 
 
@@ -162,9 +167,9 @@ def test_only_the_files_that_the_backend_requires_are_fetched(hub, tmp_path, ins
     hub.asked.clear()
     one, several, named, missing, preferred, onefile, null = commands(
         tmp_path,
-        ["download", "ours/one"],
+        ["download", "ours/one", "--backend", "onefile"],
         ["download", "ours/many"],
-        ["download", "ours/many/b.gguf"],
+        ["download", "ours/many/b.gguf", "--backend", "onefile"],
         ["download", "ours/many/d.gguf"],
         ["download", "ours/both"],
         ["download", "ours/both", "--backend", "onefile"],
@@ -182,7 +187,8 @@ def test_only_the_files_that_the_backend_requires_are_fetched(hub, tmp_path, ins
     assert "The hub model `ours/many` has no file `d.gguf`" in missing[2]
     assert (preferred[0], preferred[1].rpartition("/")[2]) == (0, COMMIT)
     assert (onefile[0], onefile[1].rpartition("/")[2]) == (0, "tiny.gguf")
-    assert "Choose the backend `onefile`, which reads `gguf`." in null[2]
+    assert "Choose the backend" in null[2]
+    assert "`onefile`" in null[2]
 
 
 def test_a_cached_model_needs_no_hub(hub, tmp_path):

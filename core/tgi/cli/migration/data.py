@@ -125,7 +125,7 @@ _ENGINE = "tgi compiles the model itself"
 _LLAMA = "it is an option of llama.cpp"
 DROPPED_FLAGS = {
     "--executor-worker": (True, _ENGINE),
-    "--model-gguf": (True, "serve the original model in safetensors format"),
+    "--model-gguf": (True, "name the GGUF file as the model: tgi serve FILE.gguf"),
     "--n-threads": (True, _LLAMA),
     "--n-threads-batch": (True, _LLAMA),
     "--n-gpu-layers": (True, _LLAMA),
