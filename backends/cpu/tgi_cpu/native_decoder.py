@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
+from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
 from tgi.worker.parts import Progress
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Kind
@@ -28,7 +29,7 @@ from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.sampling.protocols import SampledSequence
 from tgi_torch.weights.loading import load_weights
-from tgi_torch.weights.weight_formats import Quantization
+from tgi_torch.weights.weight_formats import MatrixFormats
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
 
@@ -48,7 +49,7 @@ class NativeDecoder:
         spec: ModelSpec,
         library: NativeLibrary,
         num_threads: int,
-        quantization: Quantization | None = None,
+        quantization: MatrixFormats | None = None,
     ) -> None:
         self.spec = spec
         self.weights = NativeWeights(spec, library, quantization)
@@ -74,6 +75,17 @@ class NativeDecoder:
         """Pack `piece`, the part of `parameter` that begins at index `start` of `axis`."""
         assert expert is None, f"{parameter}: the kernels do not support experts"
         self.weights.write(parameter, axis, start, piece)
+
+    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+        """Whether `write_quantized` stores the parameter in the checkpoint's format."""
+        return self.weights.takes(parameter)
+
+    def write_quantized(
+        self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
+    ) -> None:
+        """Store rows of a quantized parameter, beginning with `first_row`."""
+        assert expert is None, f"{parameter}: the kernels do not support experts"
+        self.weights.write_quantized(parameter, first_row, piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
         """Allocate the cache, buffers and threads for steps within `limits`."""
@@ -284,7 +296,7 @@ def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
 
 
 def native_loader(
-    library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
+    library: NativeLibrary, num_threads: int, quantization: MatrixFormats | None = None
 ) -> LoadModel:
     """Create a function that loads a checkpoint into the native kernels, optionally quantized.
 

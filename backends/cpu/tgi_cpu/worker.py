@@ -27,15 +27,16 @@ from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import NUMPY_KERNELS, Sampler
 from tgi_torch.weights.loading import checkpoint_dtype
 from tgi_torch.weights.weight_formats import (
+    INT8,
     QUANTIZATIONS,
     Quantization,
     describe_quantization,
+    describe_scales,
 )
 
 __all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
-_BYTE_BITS = 8
 # Blocks are gathered by index, so small blocks are not slower. With small blocks, more tokens of a
 # common prefix are shared.
 _TORCH_BLOCK_TOKENS = 16
@@ -87,11 +88,10 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
 
 
 def _scales(quantization: Quantization, kernels: str) -> str:
-    """Describe the weights of a layer that have a common scale, for `GET /info/backend`."""
-    layers = quantization.layers
-    if kernels == "torch" and layers.bits == _BYTE_BITS:
-        return "one per output"  # torch's kernel requires this
-    return f"one per {layers.group_size} inputs of an output"
+    """Describe the weights of a layer that share a scale, for `GET /info/backend`."""
+    if kernels == "torch" and quantization.layers == INT8:
+        return "a scale for every output"  # torch's kernel requires this
+    return describe_scales(quantization.layers)
 
 
 def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:

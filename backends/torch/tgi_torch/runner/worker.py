@@ -54,7 +54,7 @@ from tgi_torch.runner.runner import ModelRunner
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import Sampler
 from tgi_torch.weights.loading import checkpoint_dtype, load_weights
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, Quantization
+from tgi_torch.weights.weight_formats import QUANTIZATIONS, MatrixFormats
 
 __all__ = [
     "TorchDevice",
@@ -98,7 +98,7 @@ class TorchDevice:
 
 
 def decoder_loader(
-    ops: Ops, device: torch.device, quantization: Quantization | None = None
+    ops: Ops, device: torch.device, quantization: MatrixFormats | None = None
 ) -> LoadModel:
     """Return a function that loads the shared decoder with the operations of a backend. Matrix
     products with quantized weights run only on a CPU.
@@ -335,7 +335,7 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
 
 
 def _model_bytes(
-    spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: Quantization | None
+    spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: MatrixFormats | None
 ) -> int:
     return (
         weights_bytes(spec, dtype, quantization)
