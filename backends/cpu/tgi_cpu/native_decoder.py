@@ -28,7 +28,7 @@ from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.sampling.protocols import SampledSequence
-from tgi_torch.weights.loading import load_weights
+from tgi_torch.weights.loading import checkpoint_formats, load_weights
 from tgi_torch.weights.weight_formats import MatrixFormats
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
@@ -300,12 +300,15 @@ def native_loader(
 ) -> LoadModel:
     """Create a function that loads a checkpoint into the native kernels, optionally quantized.
 
+    Weights that are already quantized keep their format.
+
     The kernels must support the whole spec.
     """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> NativeDecoder:
         assert dtype == torch.bfloat16, f"the kernels compute in bfloat16, not {dtype}"
-        decoder = NativeDecoder(spec, library, num_threads, quantization)
+        formats = quantization or checkpoint_formats(spec, path)
+        decoder = NativeDecoder(spec, library, num_threads, formats)
         load_weights(decoder, path, progress)
         decoder.weights.compress()
         return decoder

@@ -2,7 +2,8 @@
 
 A panel is a group of `PANEL_COLUMNS` columns that are stored together. A matrix is stored as
 bfloat16 panels, as panels compressed to 12 bits per weight without loss, or as quantized codes
-(`native_quantized`). A packed column is a column of the stored matrix. It contains one row of a parameter.
+(`native_quantized`). A packed column is a column of the stored matrix. It contains one row of a
+parameter.
 """
 
 from __future__ import annotations

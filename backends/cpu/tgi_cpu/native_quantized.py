@@ -82,9 +82,7 @@ class QuantizedMatrix:
             for end, size in zip(ends, sizes, strict=True)
         )
         form = weight_format.form
-        self._numbers = (
-            None if form.kind is CodeKind.INTEGER else code_values(form.kind, form.bits)
-        )
+        self._numbers = None if form.kind is CodeKind.INTEGER else code_values(form.kind, form.bits)
         self._order: npt.NDArray[np.int32] | None = None
         self._positions: npt.NDArray[np.int32] | None = None
         self._staged: dict[str, Tensor] = {}
@@ -173,12 +171,14 @@ class QuantizedMatrix:
         )
 
     def _set_order(self, order: npt.NDArray[np.int32] | None) -> None:
-        if self._order is None and order is not None:
+        if order is None:
+            return
+        assert self._order is None or np.array_equal(self._order, order), "another input order"
+        if self._order is None:
             self._order = np.ascontiguousarray(order, np.int32)
             self._positions = np.argsort(self._order).astype(np.int32)
             self._record.input_order = _address(self._order)
             self._record.positions = _address(self._positions)
-        assert self._order is None or np.array_equal(self._order, order), "another input order"
 
     def _store_numbers(
         self, memory: npt.NDArray[np.uint8], columns: npt.NDArray[np.int64], values: Floats
@@ -230,5 +230,6 @@ def _finite_scales(piece: CanonicalMatrix) -> Floats:
     """
     if piece.format.kind not in (CodeKind.E4M3, CodeKind.E5M2):
         return piece.scales
-    is_finite = np.isfinite(code_values(piece.format.kind))[piece.codes].all(1)
-    return np.where(is_finite[:, None], piece.scales, np.float32(np.nan))
+    has_finite_number: npt.NDArray[np.bool_] = np.isfinite(code_values(piece.format.kind))
+    is_finite = has_finite_number[piece.codes].all(1, keepdims=True)
+    return np.where(is_finite, piece.scales, np.float32(np.nan))

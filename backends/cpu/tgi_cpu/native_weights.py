@@ -100,10 +100,12 @@ class NativeWeights:
             else:
                 self._quantized[name] = QuantizedMatrix(plan, library, weight_format, memory)
         self.matrices: Mapping[str, Matrix] = {**self._packed, **self._quantized}
-        self._matrix_of: dict[str, PackedMatrix | QuantizedMatrix] = {
-            parameter: matrix
-            for matrix in (*self._packed.values(), *self._quantized.values())
-            for parameter in matrix.plan.parameter_rows
+        all_matrices: list[PackedMatrix | QuantizedMatrix] = [
+            *self._packed.values(),
+            *self._quantized.values(),
+        ]
+        self._matrix_of = {
+            parameter: matrix for matrix in all_matrices for parameter in matrix.plan.parameter_rows
         }
         self._takes_codes = isinstance(quantization, CheckpointFormats)
         self.vectors: dict[str, Float32Array] = {

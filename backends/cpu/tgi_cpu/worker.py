@@ -51,8 +51,8 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     torch.set_num_threads(threads)
     library = load_library()
     reason = unsupported_reason(config, library)
-    quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
-    if config.quantize is not None:
+    quantization = QUANTIZATIONS.get(config.quantize or "")
+    if quantization is not None and config.quantize is not None:
         reporter.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
     if library is not None and not reason:
         kernels, block_size = "native", BLOCK_TOKENS

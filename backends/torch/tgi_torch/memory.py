@@ -75,7 +75,9 @@ def weights_bytes(spec: ModelSpec, dtype: str, quantization: MatrixFormats | Non
 def _tensor_bytes(
     parameter: str, shape: tuple[int, ...], dtype: str, quantization: MatrixFormats | None
 ) -> int:
-    weight_format = None if quantization is None else quantization.parameter_format(parameter, shape)
+    weight_format = (
+        None if quantization is None else quantization.parameter_format(parameter, shape)
+    )
     if weight_format is not None:
         return weight_format.num_bytes(*shape)
     return math.prod(shape) * DTYPE_BYTES[dtype]

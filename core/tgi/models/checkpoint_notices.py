@@ -13,8 +13,8 @@ from tgi.architectures.weight_map import (
     placements,
     second_heads,
 )
+from tgi.checkpoints.safetensors_file import MappedTensor, close_files, map_checkpoint
 from tgi.errors import ModelError
-from tgi.worker.safetensors_file import MappedTensor, close_files, map_checkpoint
 
 __all__ = ["checkpoint_notices"]
 

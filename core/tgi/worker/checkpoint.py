@@ -14,40 +14,54 @@ from tgi.architectures import ModelSpec
 from tgi.architectures.checkpoint import FLOAT_BYTES, main_dtype
 from tgi.architectures.weight_map import Placement, check_shape, placements
 from tgi.backend.errors import ModelError
-from tgi.worker.safetensors_file import MappedTensor, close_files, map_checkpoint
+from tgi.checkpoints.checkpoint import Checkpoint, LogicalTensors, open_checkpoint
+from tgi.checkpoints.pieces import ParameterFormat, check_quantized_shape, formats_of
 
-__all__ = ["check_checkpoint", "file_order", "main_dtype_of"]
+__all__ = ["check_checkpoint", "file_order", "main_dtype_of", "quantized_parameters"]
 
 
-def file_order(
-    spec: ModelSpec, tensors: Mapping[str, MappedTensor], model_path: Path
-) -> list[Placement]:
+def file_order(spec: ModelSpec, checkpoint: Checkpoint) -> list[Placement]:
     """Return the placements of the tensors in the order of the files, so that a disk is read
     sequentially.
 
     Raises `ModelError` with the file and the tensor if a tensor is missing, unknown, or has the
     wrong shape or dtype.
     """
+    tensors = checkpoint.tensors
+    shapes = tensors.shapes
     try:
-        todo = placements(spec, tensors.keys(), lambda name: tensors[name].is_zero)
+        todo = placements(spec, shapes.keys(), checkpoint.is_zero)
     except ModelError as error:
-        raise _named(model_path, error) from error
-    todo.sort(key=lambda item: (tensors[item.name].file.path, tensors[item.name].stored.start))
+        raise _named(checkpoint.path, error) from error
+    first = {item.name: checkpoint.first_part(item.name) for item in todo}
+    todo.sort(key=lambda item: (first[item.name].file.path, first[item.name].stored.start))
     for placement in todo:
-        tensor = tensors[placement.name]
-        tensor.dtype_of(FLOAT_BYTES)
+        tensor, is_quantized = first[placement.name], placement.name in tensors.quantized
+        if not is_quantized:
+            tensor.dtype_of(FLOAT_BYTES)
+        check = check_quantized_shape if is_quantized else check_shape
         try:
-            check_shape(tensor.stored.shape, placement)
+            check(shapes[placement.name], placement)
         except ModelError as error:
             raise _named(tensor.file.path, error) from error
     return todo
 
 
-def main_dtype_of(tensors: Mapping[str, MappedTensor], model_path: Path) -> str:
-    """Return the floating-point dtype with the most bytes, under its name in the format. Raises
-    `ModelError` if no tensor has a floating-point dtype.
+def quantized_parameters(spec: ModelSpec, model_path: Path) -> Mapping[str, ParameterFormat]:
+    """Return the format of each parameter that the checkpoint stores in one quantized format.
+
+    The headers are read, and the order of the inputs if the format has one. Raises `ModelError` as
+    `file_order` does.
     """
-    dtype = main_dtype({name: tensor.stored for name, tensor in tensors.items()})
+    with open_checkpoint(model_path) as checkpoint:
+        return formats_of(checkpoint, file_order(spec, checkpoint))
+
+
+def main_dtype_of(tensors: LogicalTensors, model_path: Path) -> str:
+    """Return the floating-point dtype with the most bytes among the tensors that are not quantized,
+    under its name in the format. Raises `ModelError` if no tensor has a floating-point dtype.
+    """
+    dtype = main_dtype(tensors.plain)
     if dtype is None:
         raise ModelError(
             f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_BYTES)}.",
@@ -60,13 +74,10 @@ def check_checkpoint(model_path: Path, spec: ModelSpec | None = None) -> None:
     """Check the headers of all weight files as a loader does. Without a spec, the names and shapes
     of the tensors are not checked. Raises `ModelError`.
     """
-    tensors = map_checkpoint(model_path)
-    try:
-        main_dtype_of(tensors, model_path)
+    with open_checkpoint(model_path) as checkpoint:
+        main_dtype_of(checkpoint.tensors, model_path)
         if spec is not None:
-            file_order(spec, tensors, model_path)
-    finally:
-        close_files(tensors)
+            file_order(spec, checkpoint)
 
 
 def _named(path: Path, error: ModelError) -> ModelError:

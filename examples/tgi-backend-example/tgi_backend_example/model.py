@@ -11,8 +11,8 @@ import numpy.typing as npt
 from tgi.architectures import MLP, Attention, ModelSpec, Norm
 from tgi.architectures.rope import inverse_frequencies
 from tgi.architectures.weight_map import placements, split
+from tgi.checkpoints.safetensors_file import close_files, float32_array, map_checkpoint
 from tgi.worker.adapter import ForwardBatch, Progress
-from tgi.worker.safetensors_file import close_files, float32_array, map_checkpoint
 
 __all__ = ["ExampleModel"]
 

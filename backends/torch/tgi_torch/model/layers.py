@@ -123,7 +123,9 @@ def build_embedding_or_head_table(
 ) -> Tensor | QuantizedMatrix:
     """Create the table [rows, columns] of an embedding or a head as `parameter`."""
     formats = build.quantization
-    weight_format = None if formats is None else formats.parameter_format(parameter, (rows, columns))
+    weight_format = (
+        None if formats is None else formats.parameter_format(parameter, (rows, columns))
+    )
     if weight_format is None:
         return build.parameters.create(parameter, rows, columns)
     return build.parameters.create_quantized({parameter: rows}, columns, weight_format)

@@ -53,8 +53,8 @@ from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.runner import ModelRunner
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import Sampler
-from tgi_torch.weights.loading import checkpoint_dtype, load_weights
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, MatrixFormats
+from tgi_torch.weights.loading import checkpoint_dtype, checkpoint_formats, load_weights
+from tgi_torch.weights.weight_formats import QUANTIZATIONS, CheckpointFormats, MatrixFormats
 
 __all__ = [
     "TorchDevice",
@@ -105,11 +105,19 @@ def decoder_loader(
     """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
-        decoder = build_decoder(spec, ops, dtype, device, quantization)
+        formats = quantization or _computed_formats(spec, path, device)
+        decoder = build_decoder(spec, ops, dtype, device, formats)
         load_weights(decoder, path, progress)
         return decoder
 
     return load
+
+
+def _computed_formats(
+    spec: ModelSpec, path: Path, device: torch.device
+) -> CheckpointFormats | None:
+    """The formats of a quantized checkpoint, or None if all weights are dequantized."""
+    return checkpoint_formats(spec, path) if device.type == "cpu" else None
 
 
 def torch_worker(config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> StepWorker:
@@ -130,7 +138,7 @@ class TorchPart:
         self._agreement: Agreement | None = None
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
-        self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+        self._quantization: MatrixFormats | None = QUANTIZATIONS.get(config.quantize or "")
 
     def load(self, progress: Progress) -> None:
         """Load the weights. Raises a `ModelError` with the file and the tensor if the weights
@@ -138,6 +146,8 @@ class TorchPart:
         """
         path = Path(self._config.model_path)
         requested, stored = self._config.dtype, _name(checkpoint_dtype(path))
+        if self._quantization is None and isinstance(self._spec, ModelSpec):
+            self._quantization = _computed_formats(self._spec, path, self._device.device)
         dtype = compute_dtype(requested, stored, self._quantization)
         line = None if self._quantization else rounding_line(requested, stored, dtype)
         if line is not None:

@@ -5,8 +5,8 @@ In addition to the parameters, at most about `_CHUNK_BYTES` of the files are in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,14 +16,21 @@ from torch.nn import functional
 
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, split
-from tgi.worker.checkpoint import file_order, main_dtype_of
+from tgi.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_headers
+from tgi.checkpoints.detection import find_format
+from tgi.checkpoints.pieces import decoded_pieces
+from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
+from tgi.worker.checkpoint import file_order, main_dtype_of, quantized_parameters
 from tgi.worker.parts import Progress
-from tgi.worker.safetensors_file import MappedTensor, close_files, map_checkpoint
 from tgi_torch.weights.mapped_tensors import FLOAT_DTYPES, tensor_view
+from tgi_torch.weights.weight_formats import CheckpointFormats
 
-__all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
+__all__ = ["WeightSink", "checkpoint_dtype", "checkpoint_formats", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
+# Each piece of a quantized tensor may read all pages of the tensor, because some formats store the
+# outputs in columns. The pages of smaller tensors are released once per tensor.
+_MAX_KEPT_BYTES = 64 << 20
 _CHUNK_MULTIPLE = 128  # rows or inputs: kernels store inputs in pairs, or in groups if quantized
 
 
@@ -43,6 +50,17 @@ class WeightSink(Protocol):
         expert of the parameter.
         """
 
+    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+        """Whether `write_quantized` can store the weights of `parameter` in this format. Otherwise
+        the loader dequantizes the weights and calls `write`. The result is the same for all pieces
+        of a parameter.
+        """
+
+    def write_quantized(
+        self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
+    ) -> None:
+        """Store the rows of `parameter` that begin at `first_row`, in the canonical form."""
+
 
 def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
     """Read the safetensors files in `model_path` and write them to `sink` by parameter name.
@@ -51,29 +69,38 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
     do not match the spec, a `ModelError` with the file and the tensor is raised, and the sink is
     partly filled.
     """
-    with _open_checkpoint(model_path) as sources:
-        todo = file_order(sink.spec, sources, model_path)
-        total = sum(sources[placement.name].stored.num_bytes for placement in todo)
-        done = 0
+    with open_checkpoint(model_path) as checkpoint:
+        todo = file_order(sink.spec, checkpoint)
+        sizes = {item.name: checkpoint.tensors.num_bytes(item.name) for item in todo}
+        total, done = sum(sizes.values()), 0
         progress(done, total)
         for placement in todo:
-            source = sources[placement.name]
-            for num_bytes in _fill(sink, placement, source):
-                source.file.release()
+            is_quantized = placement.name in checkpoint.tensors.quantized
+            fill = _fill_quantized if is_quantized else _fill
+            for num_bytes in fill(sink, placement, checkpoint):
                 progress(min(done + num_bytes, total), total)
-            done += source.stored.num_bytes
+            done += sizes[placement.name]
+
+
+def checkpoint_formats(spec: ModelSpec, model_path: Path) -> CheckpointFormats | None:
+    """Return the formats of the quantized parameters of a checkpoint, or None if no parameter is
+    quantized. Raises `ModelError` as `load_weights` does.
+    """
+    form = find_format(model_path)
+    parameters = {} if form is None else quantized_parameters(spec, model_path)
+    return CheckpointFormats(form.name, parameters) if form is not None and parameters else None
 
 
 def checkpoint_dtype(model_path: Path) -> torch.dtype:
-    """Return the floating-point dtype with the most bytes in the checkpoint. Raises `ModelError` if
-    there is no such dtype.
+    """Return the floating-point dtype with the most bytes among the tensors of the checkpoint that
+    are not quantized. Raises `ModelError` if there is no such dtype.
     """
-    with _open_checkpoint(model_path) as sources:
-        return FLOAT_DTYPES[main_dtype_of(sources, model_path)]
+    return FLOAT_DTYPES[main_dtype_of(read_headers(model_path), model_path)]
 
 
-def _fill(sink: WeightSink, placement: Placement, source: MappedTensor) -> Iterator[int]:
+def _fill(sink: WeightSink, placement: Placement, checkpoint: Checkpoint) -> Iterator[int]:
     """Copy one stored tensor to its parameters. Yields the number of bytes copied so far."""
+    source = checkpoint.mapped[placement.name]
     pieces = split(tensor_view(source), placement, sink.spec)
     done = 0
     assert not (placement.rule.unit_rows and placement.rule.transposed), (
@@ -87,8 +114,34 @@ def _fill(sink: WeightSink, placement: Placement, source: MappedTensor) -> Itera
                 else part
             )
             sink.write(parameter, placement.expert, axis=axis, start=start, piece=written)
+            source.file.release()
             done += part.numel() * part.element_size()
             yield done
+
+
+def _fill_quantized(
+    sink: WeightSink, placement: Placement, checkpoint: Checkpoint
+) -> Iterator[int]:
+    """Copy the rows of one quantized tensor to its parameters. Yields the number of stored bytes
+    that correspond to the rows copied so far.
+    """
+    name, done = placement.name, 0
+    tensor = checkpoint.tensors.quantized[name]
+    is_large = tensor.num_bytes > _MAX_KEPT_BYTES
+    for piece in decoded_pieces(checkpoint, placement, sink.spec):
+        parameter, matrix = piece.parameter, piece.matrix
+        if not placement.rule.unit_rows and sink.takes(parameter, tensor.format):
+            sink.write_quantized(parameter, piece.expert, piece.first_row, matrix)
+        else:
+            weights = torch.from_numpy(matrix.dequantize())
+            if placement.rule.unit_rows:
+                weights = functional.normalize(weights, dim=-1)
+            sink.write(parameter, piece.expert, axis=0, start=piece.first_row, piece=weights)
+        if is_large:
+            checkpoint.release(name)
+        done += matrix.codes.size
+        yield tensor.num_bytes * done // math.prod(tensor.shape)
+    checkpoint.release(name)
 
 
 def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -106,13 +159,3 @@ def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     step = max(1, _CHUNK_BYTES // bytes_per_index // _CHUNK_MULTIPLE) * _CHUNK_MULTIPLE
     for start in range(0, piece.shape[axis], step):
         yield axis, start, piece.narrow(axis, start, min(step, piece.shape[axis] - start))
-
-
-@contextmanager
-def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, MappedTensor]]:
-    """Map all files of the checkpoint. Yields their tensors by name."""
-    tensors = map_checkpoint(model_path)
-    try:
-        yield tensors
-    finally:
-        close_files(tensors)

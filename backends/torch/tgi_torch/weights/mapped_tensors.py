@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from tgi.worker.safetensors_file import MappedTensor
+from tgi.checkpoints.safetensors_file import MappedTensor
 
 __all__ = ["FLOAT_DTYPES", "tensor_view"]
 

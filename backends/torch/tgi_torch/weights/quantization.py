@@ -86,7 +86,10 @@ def _with_packed_scales(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     each group are therefore represented almost exactly.
     """
     is_finite = groups.isfinite().flatten(1).all(-1)[:, None, None]
-    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+    low, high = (
+        groups.amin(-1, keepdim=True).clamp(max=0),
+        groups.amax(-1, keepdim=True).clamp(min=0),
+    )
     greatest = ((high - low) / _GREATEST_CODE).amax(1, keepdim=True)
     column = torch.where(
         greatest < _MIN_MAGNITUDE, 0.0, torch.exp2(torch.floor(torch.log2(greatest * 1.125)))

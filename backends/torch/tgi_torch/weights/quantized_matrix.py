@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Protocol, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tgi.checkpoints.quantized import CodeKind, ScaleKind
 from tgi.checkpoints.quantized import QuantizedMatrix as CanonicalMatrix
+from tgi.checkpoints.quantized import ScaleKind
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
 
@@ -138,7 +139,7 @@ class _AnyFormat:
         self._form, self._dtype = weight_format.form, dtype
         self._num_inputs = num_inputs
         groups = self._form.num_groups(num_inputs)
-        self._is_packed = weight_format.bits == 4  # noqa: PLR2004 - two codes per byte
+        self._is_packed = weight_format.bits == 4
         width = -(-num_inputs // 2) if self._is_packed else num_inputs
         kind = {ScaleKind.F32: torch.float32, ScaleKind.F16: torch.float16}.get(
             self._form.scale_kind, torch.bfloat16
@@ -149,7 +150,7 @@ class _AnyFormat:
         self._zeros = (
             torch.zeros(num_outputs, groups, dtype=torch.uint8) if self._form.has_zeros else None
         )
-        self._order: np.ndarray | None = None
+        self._order: npt.NDArray[np.int32] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -169,7 +170,7 @@ class _AnyFormat:
             self._offsets[place] = torch.from_numpy(rows.offsets)
         if self._zeros is not None and rows.zeros is not None:
             self._zeros[place] = torch.from_numpy(rows.zeros)
-        if self._form.has_input_order:
+        if rows.input_order is not None:
             assert self._order is None or np.array_equal(self._order, rows.input_order)
             self._order = rows.input_order
 

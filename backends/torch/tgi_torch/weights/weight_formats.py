@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Protocol, final
 
+from tgi.checkpoints.pieces import ParameterFormat
 from tgi.checkpoints.quantized import Activation, CodeKind, QuantizedFormat, ScaleKind
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "QUANTIZATIONS",
     "CheckpointFormats",
     "MatrixFormats",
-    "ParameterFormat",
     "Quantization",
     "WeightFormat",
     "common_format",
@@ -57,7 +57,7 @@ class WeightFormat:
     @property
     def bits(self) -> int:
         """Size of a stored code in bits: 4 or 8."""
-        return 4 if self.form.bits <= 4 else 8  # noqa: PLR2004 - the smaller of the two sizes
+        return 4 if self.form.bits <= 4 else 8
 
     def group_size(self, num_inputs: int) -> int:
         """Number of inputs that share a stored scale. The scale of a larger group is repeated."""
@@ -172,7 +172,7 @@ def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:
     are not.
     """
     *_, part, kind = parameter.split(".")
-    return kind == "weight" and part in _PARTS and len(shape) == 2  # noqa: PLR2004 - a matrix
+    return kind == "weight" and part in _PARTS and len(shape) == 2
 
 
 @final
@@ -207,18 +207,6 @@ class Quantization:
         return self.format_of(parameter) if is_quantized(parameter, shape) else None
 
 
-class ParameterFormat(Protocol):
-    """The format in which a checkpoint contains a parameter."""
-
-    @property
-    def format(self) -> QuantizedFormat:
-        """The canonical form of the weights."""
-
-    @property
-    def order_digest(self) -> str | None:
-        """Equal for parameters with the same input order. None if there is no input order."""
-
-
 @final
 @dataclass(frozen=True)
 class CheckpointFormats:
@@ -241,7 +229,7 @@ class CheckpointFormats:
 
     def parameter_format(self, parameter: str, shape: tuple[int, ...]) -> WeightFormat | None:
         """Return the format of one parameter, or None if the parameter is not quantized."""
-        if len(shape) != 2:  # noqa: PLR2004 - experts are dequantized
+        if len(shape) != 2:
             return None
         return self.matrix_format({parameter: shape[0]}, shape[1])
 

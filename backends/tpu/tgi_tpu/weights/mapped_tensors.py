@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from tgi.worker.safetensors_file import MappedTensor
+from tgi.checkpoints.safetensors_file import MappedTensor
 
 __all__ = ["tensor_view"]
 

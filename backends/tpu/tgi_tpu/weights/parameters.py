@@ -7,7 +7,7 @@ memory contains that tensor and the parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from jax.typing import DTypeLike
 
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, split, tensor_shapes
+from tgi.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from tgi.checkpoints.pieces import dequantized
 from tgi.worker.checkpoint import file_order
-from tgi.worker.safetensors_file import MappedTensor, map_checkpoint
 from tgi_tpu.mesh import partition, row_major
 from tgi_tpu.model.layer_groups import layer_groups, place_of
 from tgi_tpu.weights.fitting import fit, fitted_shape
@@ -305,27 +306,33 @@ def load(
     `progress(done_bytes, total_bytes)` is called after every tensor. If the files are damaged or do
     not match the spec, a `ModelError` with the file and the tensor is raised.
     """
-    tensors = map_checkpoint(model_path)
-    todo = file_order(spec, tensors, model_path)
-    total = sum(tensors[placement.name].stored.num_bytes for placement in todo)
-    store, done = ParameterStore(spec, mesh, dtype, quantization), 0
-    progress(done, total)
-    for placement in todo:
-        _take(store, placement, tensors[placement.name], spec)
-        done += tensors[placement.name].stored.num_bytes
+    with open_checkpoint(model_path) as checkpoint:
+        todo = file_order(spec, checkpoint)
+        sizes = {item.name: checkpoint.tensors.num_bytes(item.name) for item in todo}
+        total, done = sum(sizes.values()), 0
+        store = ParameterStore(spec, mesh, dtype, quantization)
         progress(done, total)
-    return store.finish()
+        for placement in todo:
+            for parameter, expert, piece in _pieces(checkpoint, placement, spec):
+                whole = _unit_rows(piece) if placement.rule.unit_rows else piece
+                store.write(parameter, whole, expert)
+            done += sizes[placement.name]
+            progress(done, total)
+        return store.finish()
 
 
-def _take(
-    store: ParameterStore, placement: Placement, tensor: MappedTensor, spec: ModelSpec
-) -> None:
-    """Write one stored tensor to its parameters."""
-    pieces = split(tensor_view(tensor), placement, spec)
-    for parameter, piece in pieces.items():
-        store.write(
-            parameter, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert
-        )
+def _pieces(
+    checkpoint: Checkpoint, placement: Placement, spec: ModelSpec
+) -> Iterator[tuple[str, int | None, Array]]:
+    """Read one tensor. Yields (parameter, expert, weights). Weights of a quantized tensor are
+    dequantized to float32. They are yielded as a whole, or one expert at a time.
+    """
+    if placement.name not in checkpoint.tensors.quantized:
+        pieces = split(tensor_view(checkpoint.mapped[placement.name]), placement, spec)
+        for parameter, piece in pieces.items():
+            yield parameter, placement.expert, piece
+        return
+    yield from dequantized(checkpoint, placement, spec)
 
 
 def _unit_rows(piece: Array) -> Array:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tgi.backend import ModelError
+from tgi.checkpoints.safetensors_file import close_files, float32_array, map_checkpoint
 from tgi.testing.reference.operations import rounding_to
 from tgi.testing.reference.weights import read_weights
 from tgi.testing.tiny_models import write_tiny_model
-from tgi.worker.safetensors_file import close_files, float32_array, map_checkpoint
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 

@@ -4,12 +4,14 @@ file.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,29 @@ from tgi.architectures.checkpoint import (
     read_index,
     weight_files,
 )
-from tgi.backend.errors import ModelError
+from tgi.errors import ModelError
 
-__all__ = ["MappedTensor", "SafetensorsFile", "close_files", "float32_array", "map_checkpoint"]
+__all__ = [
+    "MappedTensor",
+    "SafetensorsFile",
+    "close_files",
+    "float32_array",
+    "map_checkpoint",
+    "stored_array",
+]
 
 Dtype = TypeVar("Dtype")
 
 _NUMPY_DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
     {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+)
+_STORED_DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
+    {
+        **_NUMPY_DTYPES,
+        **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+        **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+        "BOOL": "?",
+    }
 )
 _BFLOAT16_SHIFT = 16  # bfloat16 is the upper half of float32
 
@@ -86,6 +103,20 @@ class MappedTensor:
         return dtypes[stored.dtype]
 
 
+def stored_array(tensor: MappedTensor) -> npt.NDArray[Any]:
+    """Return the tensor as a view of the mapped file. The view cannot be written.
+
+    A BF16 tensor is returned as uint16. A tensor whose dtype numpy does not have is returned as
+    uint8: in its own shape if a value is one byte, and otherwise as one row of bytes.
+    """
+    stored = tensor.stored
+    data = np.frombuffer(tensor.file.mapping, np.uint8, stored.num_bytes, stored.start)
+    if stored.dtype in _STORED_DTYPES:
+        return data.view(_STORED_DTYPES[stored.dtype]).reshape(stored.shape)
+    is_bytes = math.prod(stored.shape) == stored.num_bytes
+    return data.reshape(stored.shape) if is_bytes else data
+
+
 def float32_array(tensor: MappedTensor) -> npt.NDArray[np.float32]:
     """Return a copy of the tensor in float32. Raises `ModelError` if the dtype is not a
     floating-point dtype.
@@ -123,6 +154,9 @@ def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
 
 
 def close_files(tensors: Mapping[str, MappedTensor]) -> None:
-    """Unmap the files of `tensors`. No view of these files may be in use."""
+    """Unmap the files of `tensors`. A file with a view that is still in use, for example in the
+    traceback of an error, is unmapped when the last view is deleted.
+    """
     for file in {id(tensor.file): tensor.file for tensor in tensors.values()}.values():
-        file.close()
+        with contextlib.suppress(BufferError):
+            file.close()

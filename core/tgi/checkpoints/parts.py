@@ -1,0 +1,143 @@
+"""Checks and reads the stored tensors that a quantized weight consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi.architectures.checkpoint import StoredTensor
+from tgi.checkpoints.quantized import ScaleKind
+from tgi.checkpoints.quantized_tensor import Array
+from tgi.errors import ModelError
+
+__all__ = [
+    "SCALE_KINDS",
+    "check_part",
+    "check_unquantized",
+    "float_values",
+    "is_listed",
+    "modules_with",
+    "part",
+    "unpack_bits",
+    "weight_name",
+]
+
+SCALE_KINDS: Mapping[str, ScaleKind] = {
+    "F16": ScaleKind.F16,
+    "BF16": ScaleKind.BF16,
+    "F32": ScaleKind.F32,
+    "F8_E8M0": ScaleKind.E8M0,
+}
+"""Maps the stored dtype of scales to its kind."""
+
+_DAMAGED = "The checkpoint is damaged or does not have the format that its config describes."
+_BFLOAT16_SHIFT = 16  # bfloat16 is the upper half of float32
+_BYTE_BITS = 8
+
+
+def modules_with(stored: Mapping[str, StoredTensor], role: str) -> Iterator[str]:
+    """Yield the names of all modules that have a tensor `MODULE.role`."""
+    suffix = f".{role}"
+    for name in stored:
+        if name.endswith(suffix):
+            yield name.removesuffix(suffix)
+
+
+def weight_name(module: str) -> str:
+    """Return the name of the module's weight in an unquantized checkpoint."""
+    return f"{module}.weight"
+
+
+def part(stored: Mapping[str, StoredTensor], module: str, role: str) -> StoredTensor:
+    """Return the tensor `MODULE.role`. Raises `ModelError` if it is missing."""
+    name = f"{module}.{role}"
+    if name not in stored:
+        raise ModelError(f"The quantized weight `{module}` has no tensor `{name}`.", _DAMAGED)
+    return stored[name]
+
+
+def check_part(stored: StoredTensor, shape: tuple[int, ...], dtypes: Collection[str]) -> None:
+    """Raise `ModelError` with the tensor's name if the tensor has another shape or dtype."""
+    if stored.dtype not in dtypes:
+        raise ModelError(
+            f"The tensor `{stored.name}` has the dtype {stored.dtype}, but its format requires"
+            f" {' or '.join(dtypes)}.",
+            _DAMAGED,
+        )
+    if stored.shape != shape:
+        raise ModelError(
+            f"The tensor `{stored.name}` has shape {list(stored.shape)}, but its format requires"
+            f" {list(shape)}.",
+            _DAMAGED,
+        )
+
+
+def check_unquantized(
+    stored: Mapping[str, StoredTensor], module: str, exceptions: Collection[str]
+) -> None:
+    """Raise `ModelError` if a quantized module has an unquantized weight too, or if the config
+    lists the module as unquantized.
+    """
+    if weight_name(module) in stored:
+        raise ModelError(
+            f"The checkpoint contains the weight `{weight_name(module)}` and also a quantized"
+            f" weight for `{module}`.",
+            _DAMAGED,
+        )
+    if is_listed(module, exceptions):
+        raise ModelError(
+            f"The weight of `{module}` is quantized, but the config lists this module as not"
+            " quantized.",
+            _DAMAGED,
+        )
+
+
+def is_listed(module: str, names: Collection[str]) -> bool:
+    """Whether one of `names` is the name of the module, or of a module that contains it, or the
+    last part or a middle part of its name.
+    """
+    return any(f".{name.strip('.')}." in f".{module}." for name in names if name.strip("."))
+
+
+def float_values(values: Array, dtype: str) -> npt.NDArray[np.float32]:
+    """Convert values of the stored dtype F32, F16, BF16 or F8_E8M0, as `Read` returns them, to
+    float32.
+    """
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << _BFLOAT16_SHIFT).view(np.float32)
+    if dtype == "F8_E8M0":
+        scales: npt.NDArray[np.float32] = np.exp2(values.astype(np.float32) - np.float32(127))
+        return scales
+    return values.astype(np.float32)
+
+
+def unpack_bits(packed: Array, bits: int) -> npt.NDArray[np.uint8]:
+    """Unpack codes of 2, 3, 4 or 8 bits, which fill the bytes from the lowest bit on.
+
+    `packed` is [rows, ...] with contiguous rows of any integer dtype. The result is uint8
+    [rows, number of bits of a row / `bits`].
+    """
+    rows = np.ascontiguousarray(packed)
+    octets = rows.reshape(len(rows), -1).view(np.uint8) if rows.size else _no_octets(rows)
+    if bits == _BYTE_BITS:
+        return octets
+    if _BYTE_BITS % bits == 0:
+        codes = np.empty((*octets.shape, _BYTE_BITS // bits), np.uint8)
+        for place in range(_BYTE_BITS // bits):
+            codes[..., place] = (octets >> (place * bits)) & ((1 << bits) - 1)
+        return codes.reshape(len(rows), -1)
+    # Each group of `bits` bytes contains 8 codes.
+    words = np.zeros((len(rows), octets.shape[1] // bits), np.uint64)
+    for place in range(bits):
+        words |= octets[:, place::bits].astype(np.uint64) << np.uint64(_BYTE_BITS * place)
+    codes = np.empty((*words.shape, _BYTE_BITS), np.uint8)
+    for place in range(_BYTE_BITS):
+        codes[..., place] = (words >> np.uint64(place * bits)) & np.uint64((1 << bits) - 1)
+    return codes.reshape(len(rows), -1)
+
+
+def _no_octets(rows: Array) -> npt.NDArray[np.uint8]:
+    columns = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
+    return np.empty((len(rows), columns), np.uint8)
