@@ -15,8 +15,8 @@ template <Codes Kind, int Bits>
 struct Group {
   __m512 table, scale, offset;
 
-  // Decodes byte `Byte` of every column's word, from bit `shift` on. The bf16 result is in the upper
-  // half of 32 bits.
+  // Decodes byte `Byte` of every column's word, from bit `shift` on. The bf16 result is in the
+  // upper half of 32 bits.
   template <int Byte>
   __m512i values(__m512i words, int shift) const {
     const __m512i codes =
@@ -77,7 +77,8 @@ void unpack_half(const QuantizedWeight& weight, int64_t num_inputs, int64_t half
 }
 
 void unpack_panel(const QuantizedWeight& weight, int64_t num_inputs, int64_t panel, bf16* target) {
-  auto* unpack = weight.bits == 4 ? unpack_half<Codes::kInteger, 4> : unpack_half<Codes::kInteger, 8>;
+  auto* unpack =
+      weight.bits == 4 ? unpack_half<Codes::kInteger, 4> : unpack_half<Codes::kInteger, 8>;
   switch (static_cast<Codes>(weight.code_kind)) {
     case Codes::kInteger:
       break;

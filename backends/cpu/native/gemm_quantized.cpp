@@ -28,8 +28,9 @@ constexpr int kTileRows = 8;     // rows whose sums fit into the registers
 constexpr int kCodesAhead = 4096;
 constexpr int kScalesAhead = 512;
 
+// GCC removes calls of a function without visible effects unless the function is inlined early.
 template <int Z, typename T>
-inline void prefetch(const T* at, int bytes_ahead) {
+inline __attribute__((always_inline)) void prefetch(const T* at, int bytes_ahead) {
   if constexpr (Z < 4)
     _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead / Z, _MM_HINT_T0);
 }
@@ -64,43 +65,50 @@ inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i 
   }
 }
 
-// sums[m][first + z] += the sums of a group, which are multiplied by the scales of both sides.
-template <bool HasOffsets, int M, int Z, int W>
-inline __attribute__((always_inline)) void add_group(const QuantizedWeight& weight,
-                                                     const IntegerRows& rows, int64_t half_panel,
-                                                     int64_t group, const __m512i (&high)[M][Z],
-                                                     const __m512i (&low)[M][Z], int first,
-                                                     __m512 (&sums)[M][W]) {
-  for (int z = 0; z < Z; ++z) {
-    const int64_t block = (half_panel + z) * rows.num_groups + group;
-    const __m512 scales = load_scales(weight, block);
-    const __m512 offsets = HasOffsets ? offsets_of(weight, block, scales) : _mm512_setzero_ps();
-    for (int m = 0; m < M; ++m) {
-      const int64_t at = m * rows.num_groups + group;
-      const __m512 sum =
-          _mm512_cvtepi32_ps(_mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)));
-      __m512& total = sums[m][first + z];
-      total = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, _mm512_set1_ps(rows.scales[at])), total);
-      if constexpr (HasOffsets)
-        total = _mm512_fmadd_ps(offsets, _mm512_set1_ps(rows.sums[at]), total);
+// The dtype of the scales and the kind of the zeros of a weight, known when a tile is compiled.
+template <int Bits, Scales ScaleKind, Zeros ZeroKind>
+struct Layout {
+  static constexpr int kBits = Bits;
+  // The scales of a group for 16 columns, and their offsets or zeros.
+  struct Group {
+    Group(const QuantizedWeight& weight, int64_t at) {
+      if constexpr (ZeroKind == Zeros::kPacked) {
+        const __m512i words = _mm512_slli_epi32(load_words(weight.scales, at), kPackedShift);
+        scales = _mm512_castsi512_ps(words);
+        const __m512i one = _mm512_castps_si512(_mm512_set1_ps(1.0f));
+        offsets = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+            words, _mm512_set1_epi32(kZeroMask), one, 0xea));  // a & b | c
+        return;
+      }
+      scales = load_numbers<ScaleKind>(weight.scales, at);
+      if constexpr (ZeroKind == Zeros::kOffsets)
+        offsets = load_numbers<ScaleKind>(weight.zeros, at);
+      if constexpr (ZeroKind == Zeros::kBytes) offsets = byte_offsets(weight, at, scales);
     }
-  }
-}
 
-inline __m512i initial_sum(const float* sum) {
-  int32_t bits;
-  __builtin_memcpy(&bits, sum, sizeof bits);
-  return _mm512_set1_epi32(bits);
-}
+    // Adds a group's sum of integers, with the scale and the factor of the row.
+    __m512 add(__m512i integers, const float* row_scale, const float* factor, __m512 total) const {
+      __m512 sum = _mm512_cvtepi32_ps(integers);
+      if constexpr (ZeroKind == Zeros::kPacked)
+        sum = _mm512_fnmadd_ps(offsets, _mm512_set1_ps(*factor), sum);
+      total = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, _mm512_set1_ps(*row_scale)), total);
+      if constexpr (ZeroKind == Zeros::kOffsets || ZeroKind == Zeros::kBytes)
+        total = _mm512_fmadd_ps(offsets, _mm512_set1_ps(*factor), total);
+      return total;
+    }
+
+    __m512 scales, offsets;
+  };
+};
 
 // sums[m][first + z] = rows x weights for M rows and Z half panels, beginning with `half_panel`.
-template <int Bits, bool HasOffsets, int M, int Z, int W>
+template <typename Weight, int M, int Z, int W>
 inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight& weight,
                                                            const IntegerRows& rows,
                                                            int64_t half_panel, int first,
                                                            __m512 (&sums)[M][W]) {
   const int64_t groups = rows.num_groups, vectors = weight.group_vectors();
-  constexpr int kParts = 8 / Bits;
+  constexpr int Bits = Weight::kBits, kParts = 8 / Bits;
   const uint8_t* codes = weight.codes + half_panel * groups * vectors * kVectorBytes;
   const auto* scales = static_cast<const bf16*>(weight.scales) + half_panel * groups * kHalfPanel;
   for (int m = 0; m < M; ++m)
@@ -108,8 +116,7 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
   for (int64_t group = 0; group < groups; ++group) {
     __m512i high[M][Z], low[M][Z];
     for (int m = 0; m < M; ++m) {
-      const __m512i start =
-          HasOffsets ? _mm512_setzero_si512() : initial_sum(rows.sums + m * groups + group);
+      const __m512i start = _mm512_set1_epi32(rows.starts[m * groups + group]);
       for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = start;
     }
     for (int z = 0; z < Z; ++z)
@@ -129,26 +136,37 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
         multiply_bytes<M, Z>(rows, word + 1, part, high, low);
       }
     }
-    add_group<HasOffsets, M, Z>(weight, rows, half_panel, group, high, low, first, sums);
+    for (int z = 0; z < Z; ++z) {
+      const typename Weight::Group numbers(weight,
+                                           ((half_panel + z) * groups + group) * kHalfPanel);
+      for (int m = 0; m < M; ++m) {
+        const int64_t at = m * groups + group;
+        sums[m][first + z] = numbers.add(
+            _mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)), rows.scales + at,
+            rows.factors + at, sums[m][first + z]);
+      }
+    }
   }
   if (weight.column_scales == nullptr) return;
   for (int z = 0; z < Z; ++z) {
     const __m512 scale = _mm512_loadu_ps(weight.column_scales + (half_panel + z) * kHalfPanel);
-    for (int m = 0; m < M; ++m) sums[m][first + z] = _mm512_mul_ps(sums[m][first + z], scale);
+    for (int m = 0; m < M; ++m)
+      sums[m][first + z] = _mm512_mul_ps(
+          _mm512_mul_ps(sums[m][first + z], _mm512_set1_ps(kPackedFactor)), scale);
   }
 }
 
 // Multiplies M rows, which are stored from row `first_row` of the output on, by panels [panel,
 // panel_end). With one or two rows the product is limited by memory, so two panels are read at
 // once. With six rows or more, the sums of half a panel fill the registers.
-template <int Bits, bool HasOffsets, int M>
+template <typename Weight, int M>
 void tile(const Output& out, const IntegerRows& rows, int64_t first_row, int64_t panel,
           int64_t panel_end) {
   const QuantizedWeight& weight = *out.op.quantized;
   if constexpr (M <= 2) {
     for (; panel + 2 <= panel_end; panel += 2) {
       __m512 sums[M][4];
-      multiply_groups<Bits, HasOffsets, M, 4>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Weight, M, 4>(weight, rows, 2 * panel, 0, sums);
       store_panel(out, first_row, panel, 0, sums);
       store_panel(out, first_row, panel + 1, 2, sums);
     }
@@ -156,32 +174,50 @@ void tile(const Output& out, const IntegerRows& rows, int64_t first_row, int64_t
   for (; panel < panel_end; ++panel) {
     __m512 sums[M][2];
     if constexpr (M <= 5) {
-      multiply_groups<Bits, HasOffsets, M, 2>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Weight, M, 2>(weight, rows, 2 * panel, 0, sums);
     } else {
-      multiply_groups<Bits, HasOffsets, M, 1>(weight, rows, 2 * panel, 0, sums);
-      multiply_groups<Bits, HasOffsets, M, 1>(weight, rows, 2 * panel + 1, 1, sums);
+      multiply_groups<Weight, M, 1>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Weight, M, 1>(weight, rows, 2 * panel + 1, 1, sums);
     }
     store_panel(out, first_row, panel, 0, sums);
   }
 }
 
 using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t, int64_t);
-template <int Bits, bool HasOffsets>
+template <typename Weight>
 constexpr TileFunction kTiles[kTileRows + 1] = {
-    nullptr,
-    tile<Bits, HasOffsets, 1>,
-    tile<Bits, HasOffsets, 2>,
-    tile<Bits, HasOffsets, 3>,
-    tile<Bits, HasOffsets, 4>,
-    tile<Bits, HasOffsets, 5>,
-    tile<Bits, HasOffsets, 6>,
-    tile<Bits, HasOffsets, 7>,
-    tile<Bits, HasOffsets, 8>,
+    nullptr,         tile<Weight, 1>, tile<Weight, 2>, tile<Weight, 3>, tile<Weight, 4>,
+    tile<Weight, 5>, tile<Weight, 6>, tile<Weight, 7>, tile<Weight, 8>,
 };
 
+template <int Bits, Scales ScaleKind>
+const TileFunction* tiles_with_scales(const QuantizedWeight& weight) {
+  switch (static_cast<Zeros>(weight.zero_kind)) {
+    case Zeros::kOffsets:
+      return kTiles<Layout<Bits, ScaleKind, Zeros::kOffsets>>;
+    case Zeros::kBytes:
+      return kTiles<Layout<Bits, ScaleKind, Zeros::kBytes>>;
+    default:
+      return kTiles<Layout<Bits, ScaleKind, Zeros::kConstant>>;
+  }
+}
+
+template <int Bits>
+const TileFunction* tiles_with_bits(const QuantizedWeight& weight) {
+  switch (static_cast<Scales>(weight.scale_kind)) {
+    case Scales::kPacked:
+      return kTiles<Layout<Bits, Scales::kPacked, Zeros::kPacked>>;
+    case Scales::kF16:
+      return tiles_with_scales<Bits, Scales::kF16>(weight);
+    case Scales::kF32:
+      return tiles_with_scales<Bits, Scales::kF32>(weight);
+    default:
+      return tiles_with_scales<Bits, Scales::kBf16>(weight);
+  }
+}
+
 const TileFunction* tiles_of(const QuantizedWeight& weight) {
-  if (weight.bits == 4) return weight.has_offsets() ? kTiles<4, true> : kTiles<4, false>;
-  return weight.has_offsets() ? kTiles<8, true> : kTiles<8, false>;
+  return weight.bits == 4 ? tiles_with_bits<4>(weight) : tiles_with_bits<8>(weight);
 }
 
 // Multiplies `num_rows` rows by the panels of a share. All tiles of a panel are computed before the

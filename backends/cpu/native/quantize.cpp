@@ -57,8 +57,8 @@ float greatest_magnitude(const float* values, int64_t count) {
   return greatest;
 }
 
-// Stores integers of 8 bits whose scale maps the value with the greatest magnitude to 127. The scale
-// is bf16, and it is not finite if a value of the group is not finite.
+// Stores integers of 8 bits whose scale maps the value with the greatest magnitude to 127. The
+// scale is bf16, and it is not finite if a value of the group is not finite.
 void quantize_symmetric(const float* values, int64_t num_inputs, const Column& column) {
   const int64_t group_size = column.weight.group_size;
   const int zero = column.weight.zero;
@@ -82,18 +82,23 @@ void quantize_symmetric(const float* values, int64_t num_inputs, const Column& c
 // A scale and an offset that a word of packed scales represents.
 struct PackedScale {
   PackedScale(float wanted_scale, float wanted_offset) {
-    constexpr int kShift = 23 - kPackedMantissa, kFirst = kPackedExponentOffset << kPackedMantissa;
+    const float quotient = std::clamp(-wanted_offset / (wanted_scale * kZeroUnit), 0.0f, kMaxZero);
+    const auto zero = static_cast<int32_t>(std::nearbyint(quotient));
+    // The bits of the zero are the lowest bits of the scale.
     int32_t bits;
     __builtin_memcpy(&bits, &wanted_scale, sizeof bits);
-    const int32_t code =
-        std::clamp(((bits + (1 << (kShift - 1))) >> kShift) - kFirst, 0, 0x1ff);
-    bits = (code + kFirst) << kShift;
+    const int32_t code = ((bits >> (kPackedShift - 1)) - zero * 2 + (1 << kZeroBits)) >>
+                         (kZeroBits + 1);
+    word = static_cast<uint16_t>(std::clamp(code - kFirst, kSteps, 16 * kSteps - 1) << kZeroBits |
+                                 zero);
+    bits = (word << kPackedShift) + (kPackedExponentOffset << 23);
     __builtin_memcpy(&scale, &bits, sizeof bits);
-    const auto zero = static_cast<int32_t>(std::nearbyint(
-        std::clamp(-wanted_offset / (scale * kZeroUnit), 0.0f, (1 << kZeroBits) - 1.0f)));
     offset = -static_cast<float>(zero) * kZeroUnit * scale;
-    word = static_cast<uint16_t>(code << kZeroBits | zero);
   }
+
+  static constexpr float kMaxZero = (1 << kZeroBits) - 1;
+  static constexpr int kSteps = 1 << (23 - kPackedShift - kZeroBits);  // scales of one exponent
+  static constexpr int kFirst = kPackedExponentOffset * kSteps;
 
   float scale, offset;
   uint16_t word;
@@ -173,8 +178,8 @@ Range range_of(const float* values, int64_t count) {
   return range;
 }
 
-// The scale of a column, a power of two such that the scales of its groups are below 2. The scale is
-// NaN if a value of the column is not finite, and 0 if all values are zero or very small.
+// The scale of a column, a power of two such that the scales of its groups are below 2. The scale
+// is NaN if a value of the column is not finite, and 0 if all values are zero or very small.
 float column_scale(const float* values, int64_t num_inputs, int64_t group_size) {
   float greatest = 0.0f;
   for (int64_t first = 0; first < num_inputs; first += group_size) {
@@ -199,9 +204,9 @@ void quantize_packed(const float* values, int64_t num_inputs, const Column& colu
     for (int64_t i = 0; i < count; ++i) relative[i] = values[first + i] / whole;
     const Range range = range_of(relative, count);
     GroupSearch found(relative, group_size);
-    found.attempt(PackedScale(range.size() / kGreatestCode, range.low));
+    found.attempt(PackedScale(std::max(range.size() / kGreatestCode, FLT_MIN), range.low));
     for (const float part : kRanges) {
-      const float scale = part * range.size() / kGreatestCode;
+      const float scale = std::max(part * range.size() / kGreatestCode, FLT_MIN);
       found.search(scale, (range.low + range.high - scale * kGreatestCode) / 2);
     }
     static_cast<uint16_t*>(column.weight.scales)[column.scale_index(group)] = found.word();

@@ -16,8 +16,8 @@ constexpr int64_t kHalfPanel = kPanelColumns / 2;
 constexpr int64_t kVectorBytes = 64;
 
 enum class Codes : int32_t { kInteger = 0, kTable = 1, kE4m3 = 2, kE5m2 = 3 };
-// A packed scale is a word of 16 bits. The upper 9 bits are the scale relative to the column's
-// scale: 4 bits of exponent and 5 bits of mantissa. The lower 7 bits are the zero in eighths.
+// A packed scale is a word of 16 bits. Its lower 7 bits are the zero in eighths. The whole word is
+// the scale relative to the scale of the column, with 4 bits of exponent and 12 bits of mantissa.
 enum class Scales : int32_t { kBf16 = 0, kF16 = 1, kF32 = 2, kPacked = 3 };
 enum class Zeros : int32_t {
   kConstant = 0,  // all groups have the zero `QuantizedWeight::zero`
@@ -50,7 +50,7 @@ struct QuantizedWeight {
 // Activations of a step as 16-bit integers in two signed bytes: value = scale * (256 * high + low).
 // Each row and group has its own scale.
 struct IntegerRows {
-  // Assigns parts of `scratch` to the scales, sums and bytes of `num_rows` rows.
+  // Assigns parts of `scratch` to the scales, factors and bytes of `num_rows` rows.
   IntegerRows(float* scratch, const QuantizedWeight& weight, int64_t num_inputs, int64_t num_rows);
   static int64_t scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
                                 int64_t num_rows);
@@ -59,21 +59,30 @@ struct IntegerRows {
   IntegerRows from(int64_t row) const {
     IntegerRows rest = *this;
     rest.scales += row * num_groups;
-    rest.sums += row * num_groups;
+    rest.starts += row * num_groups;
+    rest.factors += row * num_groups;
     rest.bytes += row * row_bytes;
     return rest;
   }
 
   int64_t num_groups, row_bytes;
   float* scales;   // [rows][groups]
-  // [rows][groups]. The sum of the group's values if the weight has offsets. Otherwise the int32_t
-  // -zero times the sum of the group's integers.
-  float* sums;
+  int32_t* starts;  // [rows][groups], the integer to which the products of the group are added
+  float* factors;   // [rows][groups], factor of the group's offset or zero, see `quantize_rows`
   int8_t* bytes;   // [rows][inputs / 4][high, low][4]
   bf16* gathered;  // [padded inputs], one row in the order of the positions
 };
 
-// Quantizes the first `num_rows` rows of bf16 activations [rows][round_up(num_inputs, 32)].
+// A packed zero is read as the float 1 + zero * 2^-12, so a group's sum of code * integer minus
+// zero / 8 * sum of integers is start + sum of code * integer - start * float, with this factor
+// between the start and the sum of the integers.
+constexpr int32_t kPackedStart = 512;
+// Packed scales are read as floats that are smaller by this factor squared.
+constexpr float kPackedFactor = 72057594037927936.0f;  // 2^56
+
+// Quantizes the first `num_rows` rows of bf16 activations [rows][round_up(num_inputs, 32)]. The
+// factor of a group is the sum of its values if the weight has offsets. With packed scales it is
+// the start, and the scales of the rows are multiplied by `kPackedFactor`.
 void quantize_rows(const bf16* rows, int64_t num_inputs, int64_t num_rows,
                    const QuantizedWeight& weight, const IntegerRows& target);
 

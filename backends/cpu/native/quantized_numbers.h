@@ -7,40 +7,65 @@
 
 namespace tgi {
 
-constexpr int kPackedMantissa = 5;           // bits
-constexpr int kPackedExponentOffset = 112;   // the scale with the greatest exponent is in [1, 2)
-constexpr int kZeroBits = 7;                 // bits of a packed zero
+// A packed word, shifted by `kPackedShift`, is the float `kPackedUnit` times the scale, because the
+// bits of the zero are the lowest bits of the mantissa.
+constexpr int kZeroBits = 7;
+constexpr int kPackedShift = 11;
+constexpr int kZeroMask = ((1 << kZeroBits) - 1) << kPackedShift;
 constexpr float kZeroUnit = 0.125f;
+constexpr int kPackedExponentOffset = 112;  // the greatest scale is in [1, 2)
 
 static inline __m512i load_words(const void* words, int64_t at) {
   return _mm512_cvtepu16_epi32(_mm256_loadu_si256(
       reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(words) + at)));
 }
 
-// 16 numbers of the dtype `kind`, beginning with index `at`. Packed scales are relative to the
+// 16 numbers of the dtype `Kind`, beginning with index `at`. Packed scales are relative to the
 // scales of the columns.
-static inline __m512 load_numbers(const void* numbers, int32_t kind, int64_t at) {
-  switch (static_cast<Scales>(kind)) {
-    case Scales::kF16:
-      return _mm512_cvtph_ps(_mm256_loadu_si256(
-          reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(numbers) + at)));
-    case Scales::kF32:
-      return _mm512_loadu_ps(static_cast<const float*>(numbers) + at);
-    case Scales::kPacked: {
-      const __m512i words = load_words(numbers, at);
-      const __m512i bits = _mm512_and_si512(_mm512_slli_epi32(words, 23 - kPackedMantissa - kZeroBits),
-                                            _mm512_set1_epi32(0x1ff << (23 - kPackedMantissa)));
-      return _mm512_castsi512_ps(
-          _mm512_add_epi32(bits, _mm512_set1_epi32(kPackedExponentOffset << 23)));
-    }
-    case Scales::kBf16:
-      break;
+template <Scales Kind>
+inline __m512 load_numbers(const void* numbers, int64_t at) {
+  if constexpr (Kind == Scales::kF16)
+    return _mm512_cvtph_ps(_mm256_loadu_si256(
+        reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(numbers) + at)));
+  if constexpr (Kind == Scales::kF32)
+    return _mm512_loadu_ps(static_cast<const float*>(numbers) + at);
+  if constexpr (Kind == Scales::kPacked) {
+    const __m512i bits = _mm512_slli_epi32(load_words(numbers, at), kPackedShift);
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(bits, _mm512_set1_epi32(kPackedExponentOffset << 23)));
   }
   return load_bf16(static_cast<const bf16*>(numbers) + at);
 }
 
+static inline __m512 load_numbers(const void* numbers, int32_t kind, int64_t at) {
+  switch (static_cast<Scales>(kind)) {
+    case Scales::kF16:
+      return load_numbers<Scales::kF16>(numbers, at);
+    case Scales::kF32:
+      return load_numbers<Scales::kF32>(numbers, at);
+    case Scales::kPacked:
+      return load_numbers<Scales::kPacked>(numbers, at);
+    case Scales::kBf16:
+      break;
+  }
+  return load_numbers<Scales::kBf16>(numbers, at);
+}
+
 static inline __m512 load_scales(const QuantizedWeight& weight, int64_t block) {
   return load_numbers(weight.scales, weight.scale_kind, block * kHalfPanel);
+}
+
+static inline __m512 byte_offsets(const QuantizedWeight& weight, int64_t at, __m512 scales) {
+  const __m512i zeros = _mm512_cvtepu8_epi32(_mm_loadu_si128(
+      reinterpret_cast<const __m128i*>(static_cast<const uint8_t*>(weight.zeros) + at)));
+  return _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(zeros), _mm512_setzero_ps());
+}
+
+static inline __m512 packed_offsets(const QuantizedWeight& weight, int64_t at, __m512 scales) {
+  const __m512i zeros =
+      _mm512_and_si512(load_words(weight.scales, at), _mm512_set1_epi32((1 << kZeroBits) - 1));
+  return _mm512_mul_ps(_mm512_mul_ps(scales, _mm512_set1_ps(-kZeroUnit)),
+                       _mm512_cvtepi32_ps(zeros));
 }
 
 // The offset of each of 16 columns: weight = scale * number + offset.
@@ -49,17 +74,10 @@ static inline __m512 offsets_of(const QuantizedWeight& weight, int64_t block, __
   switch (static_cast<Zeros>(weight.zero_kind)) {
     case Zeros::kOffsets:
       return load_numbers(weight.zeros, weight.scale_kind, at);
-    case Zeros::kBytes: {
-      const __m512i zeros = _mm512_cvtepu8_epi32(_mm_loadu_si128(
-          reinterpret_cast<const __m128i*>(static_cast<const uint8_t*>(weight.zeros) + at)));
-      return _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(zeros), _mm512_setzero_ps());
-    }
-    case Zeros::kPacked: {
-      const __m512i zeros = _mm512_and_si512(load_words(weight.scales, at),
-                                             _mm512_set1_epi32((1 << kZeroBits) - 1));
-      return _mm512_mul_ps(_mm512_mul_ps(scales, _mm512_set1_ps(-kZeroUnit)),
-                           _mm512_cvtepi32_ps(zeros));
-    }
+    case Zeros::kBytes:
+      return byte_offsets(weight, at, scales);
+    case Zeros::kPacked:
+      return packed_offsets(weight, at, scales);
     case Zeros::kConstant:
       break;
   }

@@ -77,14 +77,15 @@ IntegerRows::IntegerRows(float* scratch, const QuantizedWeight& weight, int64_t 
     : num_groups(weight.num_groups(num_inputs)),
       row_bytes(2 * weight.padded_inputs(num_inputs)),
       scales(scratch),
-      sums(scratch + num_rows * num_groups),
-      bytes(reinterpret_cast<int8_t*>(scratch + round_up(2 * num_rows * num_groups, 16))),
+      starts(reinterpret_cast<int32_t*>(scratch + num_rows * num_groups)),
+      factors(scratch + 2 * num_rows * num_groups),
+      bytes(reinterpret_cast<int8_t*>(scratch + round_up(3 * num_rows * num_groups, 16))),
       gathered(reinterpret_cast<bf16*>(bytes + num_rows * row_bytes)) {}
 
 int64_t IntegerRows::scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
                                     int64_t num_rows) {
   const int64_t padded = weight.padded_inputs(num_inputs);
-  return round_up(2 * num_rows * weight.num_groups(num_inputs), 16) + num_rows * padded / 2 +
+  return round_up(3 * num_rows * weight.num_groups(num_inputs), 16) + num_rows * padded / 2 +
          (weight.input_order == nullptr ? 0 : padded / 2);
 }
 
@@ -100,12 +101,15 @@ void quantize_rows(const bf16* rows, int64_t num_inputs, int64_t num_rows,
       const GroupScale scale = group_scale(values + first, count);
       const int32_t sum = quantize_group(values + first, count, group_size, scale.inverse,
                                          target.bytes + row * target.row_bytes + 2 * first);
-      target.scales[at] = scale.scale;
-      const int32_t offset = -weight.zero * sum;
-      if (weight.has_offsets())
-        target.sums[at] = static_cast<float>(sum) * scale.scale;
-      else
-        __builtin_memcpy(target.sums + at, &offset, sizeof offset);
+      if (static_cast<Zeros>(weight.zero_kind) == Zeros::kPacked) {
+        target.scales[at] = scale.scale * kPackedFactor;
+        target.starts[at] = kPackedStart * sum;
+        target.factors[at] = static_cast<float>(target.starts[at]);
+      } else {
+        target.scales[at] = scale.scale;
+        target.starts[at] = weight.has_offsets() ? 0 : -weight.zero * sum;
+        target.factors[at] = static_cast<float>(sum) * scale.scale;
+      }
     }
   }
 }

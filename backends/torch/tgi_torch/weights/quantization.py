@@ -16,8 +16,8 @@ __all__ = ["quantize"]
 _GREATEST_CODE = 15.0  # of integers of 4 bits
 # The candidates for the range of a group's codes, relative to the range of its values.
 _RANGES = (1.03, 1.0, 0.97, 0.94)
-_SCALE_STEPS = 64  # a packed scale has 5 bits of mantissa after the leading bit
-_MIN_EXPONENT = -15  # of a packed scale
+_STEPS = 32  # scales of one exponent, if the zero is given
+_FIRST_STEP = 112 * _STEPS  # corresponds to a packed scale of 2^-15
 _ZERO_UNIT, _MAX_ZERO = 0.125, 127  # of a packed zero
 _MIN_MAGNITUDE = 1e-30  # an output whose values are all smaller becomes zero
 
@@ -81,8 +81,8 @@ def _nearest(groups: Tensor, form: QuantizedFormat) -> tuple[Tensor, Tensor]:
 def _with_packed_scales(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the codes, scales and offsets with the smallest squared error of all candidates.
 
-    Scales have 5 bits of mantissa and are at most 2 times the scale of the output. Offsets are
-    multiples of an eighth of the scale. Weights that were already in 4 bits with an offset for
+    Scales have 5 bits of mantissa besides those of the zero, and are less than 2 times the scale of
+    the output. Offsets are multiples of an eighth of the scale. Weights that were already in 4 bits with an offset for
     each group are therefore represented almost exactly.
     """
     is_finite = groups.isfinite().flatten(1).all(-1)[:, None, None]
@@ -110,10 +110,13 @@ Attempt = tuple[Tensor, Tensor, Tensor, Tensor]  # codes, scales, offsets, squar
 
 
 def _attempt(groups: Tensor, scales: Tensor, offsets: Tensor) -> Attempt:
-    mantissa, exponent = torch.frexp(scales.clamp(min=2.0**_MIN_EXPONENT))
-    scales = torch.ldexp((mantissa * _SCALE_STEPS).round() / _SCALE_STEPS, exponent)
-    scales = scales.clamp(max=2 - 1 / 32)
+    scales = scales.clamp(min=torch.finfo(torch.float32).tiny)
     zeros = (-offsets / (scales * _ZERO_UNIT)).clamp(0, _MAX_ZERO).round()
+    # The bits of the zero are the lowest bits of the scale. See `native/quantized.h`.
+    low_bits = zeros.int()
+    steps = ((scales.view(torch.int32) >> 10) - 2 * low_bits + 128) >> 8
+    steps = (steps - _FIRST_STEP).clamp(_STEPS, 16 * _STEPS - 1) + _FIRST_STEP
+    scales = ((steps << 18) + (low_bits << 11)).view(torch.float32)
     offsets = -zeros * _ZERO_UNIT * scales
     codes = ((groups - offsets) / scales).clamp(0, _GREATEST_CODE).round()
     error = (groups - offsets - codes * scales).square().sum(-1, keepdim=True)
