@@ -14,7 +14,6 @@ from typing import final
 import msgspec
 
 from tgi.architectures import GenericSpec, ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
     BackendInfo,
@@ -30,6 +29,8 @@ from tgi.backend import (
     reject_option,
     rejected_options,
 )
+from tgi.checkpoints.checkpoint import read_headers
+from tgi.worker.checkpoint import main_dtype_of
 from tgi_cpu import machine
 from tgi_torch.memory import (
     DTYPE_BYTES,
@@ -40,8 +41,11 @@ from tgi_torch.memory import (
     weights_bytes,
 )
 from tgi_torch.model.fallback import check_model, refused_by_fallback, slow_by_fallback
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats, formats_line
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
+    CheckpointFormats,
+    MatrixFormats,
     describe_quantization,
 )
 
@@ -88,7 +92,7 @@ class CpuBackend:
         if reasons:
             return Support("no", reasons)
         config = with_compute_dtype(spec, config)
-        quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+        quantization = _formats(spec, config)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), quantization)
         num_bytes = _weights_bytes(spec, config, dtype)
         memory = (
@@ -124,10 +128,15 @@ class CpuBackend:
 
         weights = (
             ()
-            if config.quantize is None
+            if config.quantize not in QUANTIZATIONS
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
-        reason = unsupported_reason(with_compute_dtype(spec, config), load_library())
+        config = with_compute_dtype(spec, config)
+        formats = _formats(spec, config)
+        if isinstance(formats, CheckpointFormats):
+            dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), formats)
+            weights = (Implementation("weights", formats_line(formats, spec, dtype)),)
+        reason = unsupported_reason(config, load_library())
         if reason:
             return (
                 Implementation("layers", "torch operations", (("native kernels", reason),)),
@@ -191,8 +200,20 @@ def _weights_bytes(spec: ModelSpec | GenericSpec, config: EngineConfig, dtype: s
     """Return the estimated number of bytes of the weights."""
     if not isinstance(spec, ModelSpec):
         return _checkpoint_bytes(Path(config.model_path), dtype)
-    quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
-    return weights_bytes(spec, dtype, quantization)
+    return weights_bytes(spec, dtype, _formats(spec, config))
+
+
+def _formats(spec: ModelSpec | GenericSpec, config: EngineConfig) -> MatrixFormats | None:
+    """Return the formats of `--quantize` or of the checkpoint. Returns None if the weights are not
+    quantized, or if a file is damaged, because `Worker.load` reports such a file.
+    """
+    quantization = QUANTIZATIONS.get(config.quantize or "")
+    if quantization is not None:
+        return quantization
+    try:
+        return checkpoint_formats(spec, Path(config.model_path))
+    except ModelError:
+        return None
 
 
 def native_weights_format(stored: str) -> str:
@@ -227,7 +248,7 @@ def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
 def _stored_dtype(model_path: Path) -> str:
     """Return the dtype of most of the weights, which is used only for the estimate."""
     try:
-        stored = main_dtype(stored_tensors(model_path))
+        stored = main_dtype_of(read_headers(model_path), model_path)
     except ModelError:
         return _FLOAT32
-    return _STORED_DTYPES.get(stored or "", _FLOAT32)
+    return _STORED_DTYPES.get(stored, _FLOAT32)

@@ -28,7 +28,8 @@ from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.sampling.protocols import SampledSequence
-from tgi_torch.weights.loading import checkpoint_formats, load_weights
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats
+from tgi_torch.weights.loading import load_weights
 from tgi_torch.weights.weight_formats import MatrixFormats
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]

@@ -25,10 +25,12 @@ from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_program, torch_worker
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import NUMPY_KERNELS, Sampler
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats
 from tgi_torch.weights.loading import checkpoint_dtype
 from tgi_torch.weights.weight_formats import (
     INT8,
     QUANTIZATIONS,
+    CheckpointFormats,
     Quantization,
     describe_quantization,
     describe_scales,
@@ -54,6 +56,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     quantization = QUANTIZATIONS.get(config.quantize or "")
     if quantization is not None and config.quantize is not None:
         reporter.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
+    stored = None if quantization else checkpoint_formats(config.spec, Path(config.model_path))
     if library is not None and not reason:
         kernels, block_size = "native", BLOCK_TOKENS
         load_model, make_sampler = native_loader(library, threads, quantization), _native_sampler
@@ -76,7 +79,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
             "kernels": kernels,
             "attention": f"paged, {kernels}",
             "threads": str(threads),
-            "quantization": "none" if quantization is None else f"{quantization.name} weights",
+            "quantization": _quantization(quantization, stored),
             **({} if quantization is None else {"weight scales": _scales(quantization, kernels)}),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
@@ -85,6 +88,13 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
         make_decode_program=make_decode_program,
     )
     return torch_worker(config, reporter, device)
+
+
+def _quantization(quantization: Quantization | None, stored: CheckpointFormats | None) -> str:
+    """Describe the weights, for `GET /info/backend`."""
+    if quantization is not None:
+        return f"{quantization.name} weights"
+    return "none" if stored is None else stored.name
 
 
 def _scales(quantization: Quantization, kernels: str) -> str:

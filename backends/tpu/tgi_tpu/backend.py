@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import final
 
 from tgi.architectures import GenericSpec, ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
     BackendError,
@@ -28,8 +27,10 @@ from tgi.backend import (
     reject_option,
     rejected_options,
 )
+from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.buckets import parse_token_buckets
-from tgi.worker.checkpoint import check_checkpoint
+from tgi.worker.checkpoint import check_checkpoint, main_dtype_of
+from tgi.worker.dequantization import dequantization_of
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
 from tgi_tpu.memory import (
@@ -133,11 +134,13 @@ class TpuBackend:
         if reasons:
             return Support("no", reasons)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
+        loss = dequantization_of(config.model_path)
+        stored = dtype if loss is None else loss.detail(dtype)
         memory = (
             MemoryItem(
                 "weights",
                 weights_bytes(spec, dtype, config.quantize),
-                f"int8 and {dtype}" if config.quantize else dtype,
+                f"int8 and {dtype}" if config.quantize else stored,
             ),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
         )
@@ -163,6 +166,12 @@ class TpuBackend:
         )
         (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
         others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
+        loss = dequantization_of(config.model_path)
+        if loss is not None:
+            cost = f"this backend has no kernels for it, so it uses {loss.cost(DTYPE_BYTES[dtype])}"
+            rejected = tuple((name, cost) for name in loss.formats)
+            weights = Implementation("weights", loss.detail(dtype), rejected)
+            return (Implementation("attention", _KERNELS[chosen], others), weights)
         whole = () if config.quantize else (("int8", "`--quantize int8` was not set"),)
         weights = Implementation(
             "weights", f"int8, products in {dtype}" if config.quantize else dtype, whole
@@ -229,6 +238,6 @@ def _stored_dtype(model_path: Path) -> str | None:
     The result is None if a file is damaged, because `Worker.load` reports such a file.
     """
     try:
-        return main_dtype(stored_tensors(model_path))
+        return main_dtype_of(read_headers(model_path), model_path)
     except ModelError:
         return None

@@ -15,7 +15,6 @@ import psutil  # type: ignore[import-untyped] # it ships no types
 from jax.sharding import Mesh
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.architectures.rope import original_length
 from tgi.backend import (
     API_VERSION,
@@ -30,14 +29,24 @@ from tgi.backend import (
     SchedulerOutput,
     WorkerReporter,
 )
+from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.buckets import Buckets, parse_token_buckets
+from tgi.worker.checkpoint import main_dtype_of
+from tgi.worker.dequantization import Dequantization
 from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_worker import StepWorker
 from tgi_tpu.attention.plan import choose_attention
-from tgi_tpu.memory import BLOCK_SIZE, BUCKETS_OPTION, MemoryFacts, compute_dtype, plan_limits
+from tgi_tpu.memory import (
+    BLOCK_SIZE,
+    BUCKETS_OPTION,
+    DTYPE_BYTES,
+    MemoryFacts,
+    compute_dtype,
+    plan_limits,
+)
 from tgi_tpu.mesh import make_mesh
 from tgi_tpu.model import decoder
 from tgi_tpu.model.layer_groups import attention_of
@@ -79,11 +88,15 @@ class TpuPart:
         the weights cannot be loaded.
         """
         config, path = self._config, Path(self._config.model_path)
-        stored = main_dtype(stored_tensors(path))
+        tensors = read_headers(path)
+        stored = main_dtype_of(tensors, path)
         dtype = compute_dtype(config.dtype, stored)
         line = rounding_line(config.dtype, stored, dtype)
         if line is not None:
             self._reporter.log(line)
+        loss = Dequantization.of(tensors)
+        if loss is not None:
+            self._reporter.log(loss.line(dtype, DTYPE_BYTES[dtype]))
         if config.cache_dir:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)

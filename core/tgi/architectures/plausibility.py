@@ -7,14 +7,13 @@ a model was built with this size.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from tgi.architectures.checkpoint import StoredTensor
 from tgi.architectures.file_reader import shown
 from tgi.architectures.registry import FAMILIES
 from tgi.architectures.spec import ModelSpec
-from tgi.architectures.weight_map import sample_placements, stored_shape
+from tgi.architectures.weight_map import oriented, sample_placements, stored_shape
 from tgi.errors import ModelError
 
 __all__ = ["check_num_layers", "check_shapes"]
@@ -47,26 +46,32 @@ def check_num_layers(config: Mapping[str, Any], names: Iterable[str]) -> None:
 
 
 def check_shapes(
-    spec: ModelSpec, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    quantized: Collection[str] = (),
 ) -> None:
-    """Compare the shapes that the config requires with those of one tensor of each kind.
+    """Compare the shapes that the config requires with those of one tensor of each kind. `shapes`
+    are the shapes of all tensors by name. The tensors in `quantized` are oriented as parameters.
 
     Raises `ModelError` with the tensor and with the field of the config that is probably wrong.
     Tensors that are missing are not reported.
     """
-    for placement in sample_placements(spec, tensors):
-        stored, expected = tensors[placement.name], stored_shape(placement)
-        if stored.shape == expected:
+    for placement in sample_placements(spec, shapes):
+        shape = shapes[placement.name]
+        is_quantized = placement.name in quantized
+        expected = stored_shape(oriented(placement) if is_quantized else placement)
+        if shape == expected:
             continue
         wrong = [
             size
             for place, size in enumerate(expected)
-            if place >= len(stored.shape) or stored.shape[place] != size
+            if place >= len(shape) or shape[place] != size
         ]
         field = _field_of(wrong, config)
         raise ModelError(
             f"config.json does not fit the weights{field}: the tensor `{shown(placement.name)}` has"
-            f" shape {list(stored.shape)}, but config.json requires {list(expected)}.",
+            f" shape {list(shape)}, but config.json requires {list(expected)}.",
             _REMEDY,
         )
 

@@ -22,6 +22,7 @@ __all__ = [
     "Placement",
     "check_shape",
     "left_over_names",
+    "oriented",
     "placements",
     "sample_placements",
     "second_heads",
@@ -289,6 +290,14 @@ def check_shape(shape: Shape, placement: Placement) -> None:
             f" {list(expected)}.",
             "The weight files and config.json do not belong together.",
         )
+
+
+def oriented(placement: Placement) -> Placement:
+    """Return the placement of a tensor that is already oriented as its parameters are, and to which
+    no factor is applied.
+    """
+    rule = msgspec.structs.replace(placement.rule, transposed=False, factors=())
+    return msgspec.structs.replace(placement, rule=rule)
 
 
 def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:

@@ -78,8 +78,8 @@ class Checkpoint:
         """
         tensor = self.tensors.quantized[name]
 
-        def read(role: str) -> Array:
-            return stored_array(self.mapped[tensor.parts[role].name])
+        def read(key: str) -> Array:
+            return stored_array(self.mapped[tensor.parts[key].name])
 
         return tensor.decode(read, expert, rows)
 

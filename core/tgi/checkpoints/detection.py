@@ -60,19 +60,17 @@ def find_format(model_path: Path) -> CheckpointFormat | None:
     return FORMATS[method](settings)
 
 
-def check_quantize(model_path: Path, quantize: str | None) -> str | None:
-    """Return the value of `--quantize` that remains for the backend. The value is None if the
-    checkpoint is quantized, because the backend then uses the format of the checkpoint.
+def check_quantize(form: CheckpointFormat, folder: Path, quantize: str | None) -> None:
+    """Raise `ModelError` if the value of `--quantize` contradicts the format of a checkpoint.
 
-    Raises `ModelError` if `quantize` contradicts the format of the checkpoint.
+    The value may be the name of the format or its `quant_method`. It has no effect, because the
+    format of the checkpoint is selected automatically.
     """
-    form = find_format(model_path)
-    if form is None or quantize is None:
-        return quantize if form is None else None
-    settings = find_settings(model_path)
-    accepted = {form.name} if settings is None else {form.name, settings.text("quant_method")}
-    if quantize in accepted:
-        return None
+    if quantize is None or quantize == form.name:
+        return
+    settings = find_settings(folder)
+    if settings is not None and quantize == settings.text("quant_method"):
+        return
     raise ModelError(
         f"`--quantize {quantize}` contradicts the checkpoint, which is already quantized"
         f" ({form.description}).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
@@ -37,9 +38,9 @@ _BFLOAT16_SHIFT = 16  # bfloat16 is the upper half of float32
 _BYTE_BITS = 8
 
 
-def modules_with(stored: Mapping[str, StoredTensor], role: str) -> Iterator[str]:
-    """Yield the names of all modules that have a tensor `MODULE.role`."""
-    suffix = f".{role}"
+def modules_with(stored: Mapping[str, StoredTensor], key: str) -> Iterator[str]:
+    """Yield the names of all modules that have a tensor `MODULE.KEY`."""
+    suffix = f".{key}"
     for name in stored:
         if name.endswith(suffix):
             yield name.removesuffix(suffix)
@@ -50,9 +51,9 @@ def weight_name(module: str) -> str:
     return f"{module}.weight"
 
 
-def part(stored: Mapping[str, StoredTensor], module: str, role: str) -> StoredTensor:
-    """Return the tensor `MODULE.role`. Raises `ModelError` if it is missing."""
-    name = f"{module}.{role}"
+def part(stored: Mapping[str, StoredTensor], module: str, key: str) -> StoredTensor:
+    """Return the tensor `MODULE.KEY`. Raises `ModelError` if it is missing."""
+    name = f"{module}.{key}"
     if name not in stored:
         raise ModelError(f"The quantized weight `{module}` has no tensor `{name}`.", _DAMAGED)
     return stored[name]
@@ -120,14 +121,16 @@ def unpack_bits(packed: Array, bits: int) -> npt.NDArray[np.uint8]:
     [rows, number of bits of a row / `bits`].
     """
     rows = np.ascontiguousarray(packed)
-    octets = rows.reshape(len(rows), -1).view(np.uint8) if rows.size else _no_octets(rows)
+    num_octets = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+    octets = rows.reshape(-1).view(np.uint8).reshape(len(rows), num_octets)
+    num_codes = num_octets * _BYTE_BITS // bits
     if bits == _BYTE_BITS:
         return octets
     if _BYTE_BITS % bits == 0:
         codes = np.empty((*octets.shape, _BYTE_BITS // bits), np.uint8)
         for place in range(_BYTE_BITS // bits):
             codes[..., place] = (octets >> (place * bits)) & ((1 << bits) - 1)
-        return codes.reshape(len(rows), -1)
+        return codes.reshape(len(rows), num_codes)
     # Each group of `bits` bytes contains 8 codes.
     words = np.zeros((len(rows), octets.shape[1] // bits), np.uint64)
     for place in range(bits):
@@ -135,9 +138,4 @@ def unpack_bits(packed: Array, bits: int) -> npt.NDArray[np.uint8]:
     codes = np.empty((*words.shape, _BYTE_BITS), np.uint8)
     for place in range(_BYTE_BITS):
         codes[..., place] = (words >> np.uint64(place * bits)) & np.uint64((1 << bits) - 1)
-    return codes.reshape(len(rows), -1)
-
-
-def _no_octets(rows: Array) -> npt.NDArray[np.uint8]:
-    columns = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
-    return np.empty((len(rows), columns), np.uint8)
+    return codes.reshape(len(rows), num_codes)

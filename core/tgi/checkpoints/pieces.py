@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.spec import ModelSpec
-from tgi.architectures.weight_map import Placement, check_shape, split, stored_shape
+from tgi.architectures.weight_map import Placement, check_shape, oriented, split, stored_shape
 from tgi.checkpoints.checkpoint import Checkpoint
 from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
 from tgi.errors import ModelError
@@ -59,7 +59,7 @@ def check_quantized_shape(shape: tuple[int, ...], placement: Placement) -> None:
     model requires. Quantized tensors are oriented as parameters, even if unquantized tensors of the
     architecture are transposed.
     """
-    check_shape(shape, _oriented(placement))
+    check_shape(shape, oriented(placement))
 
 
 def decoded_pieces(
@@ -129,11 +129,6 @@ def formats_of(checkpoint: Checkpoint, todo: list[Placement]) -> Mapping[str, Pa
     }
 
 
-def _oriented(placement: Placement) -> Placement:
-    rule = msgspec.structs.replace(placement.rule, transposed=False, factors=())
-    return msgspec.structs.replace(placement, rule=rule)
-
-
 def _rows_by_parameter(
     placement: Placement, spec: ModelSpec
 ) -> Mapping[str, list[npt.NDArray[np.int64]]]:
@@ -143,7 +138,7 @@ def _rows_by_parameter(
     A column with the number of each row is split as a weight with one input would be.
     """
     column = msgspec.structs.replace(
-        _oriented(placement), shapes=tuple((*shape[:-1], 1) for shape in placement.shapes)
+        oriented(placement), shapes=tuple((*shape[:-1], 1) for shape in placement.shapes)
     )
     if placement.rule.layout == "single_row":
         raise ModelError(

@@ -92,6 +92,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
     family: str | None  # None if no backend can describe the model
     max_positions: int | None
     format: str
+    quantization: str | None = None  # None if the checkpoint is not quantized
 
 
 class OtherWay(msgspec.Struct, frozen=True):
@@ -196,6 +197,7 @@ def _diagnose_model(question: _Question) -> Diagnosis:
         spec.model_type,
         spec.max_positions or None,
         source.model_format.name,
+        None if model.quantization is None else model.quantization.description,
     )
     diagnosis = Diagnosis(_machine(), facts, problem, model_facts)
     config = ready.config
@@ -279,7 +281,7 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
             "",
             (
                 f"model {model.model}: family {model.family or 'unknown'}, format"
-                f" {model.format}, served by"
+                f" {model.format}{_quantized(model)}, served by"
                 f" {diagnosis.chosen or 'no installed backend'}"
             ),
         ]
@@ -329,6 +331,10 @@ def _limit_rows(limits: Limits, memory: MemoryEstimate) -> list[tuple[str, ...]]
         (label, "decided by the backend" if value is None else f"{value:,}", flag)
         for label, value, flag in rows
     ]
+
+
+def _quantized(model: ModelFacts) -> str:
+    return "" if model.quantization is None else f", quantized ({model.quantization})"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -20,6 +20,7 @@ from tgi.config import (
 from tgi.errors import ModelError
 from tgi.models import (
     ModelCard,
+    QuantizationCard,
     StartRequest,
     inspect_model,
     readiness,
@@ -112,6 +113,7 @@ def _print_card(card: ModelCard) -> None:
         ("format", card.format),
         ("parameters", "unknown" if card.parameters is None else f"{card.parameters:,}"),
         ("stored as", card.stored_dtype or "no floating-point dtype"),
+        *_quantization_rows(card.quantization),
         ("layers", str(card.layers)),
         ("vocabulary", f"{card.vocab_size:,}"),
         (
@@ -137,6 +139,21 @@ def _print_card(card: ModelCard) -> None:
         sums = [f"{label} {format_bytes(num_bytes)}" for label, num_bytes in status.memory.items()]
         _print_rows([(status.backend, "; ".join([status.status, *status.reasons, *sums]))])
     print(f"\n{f'problem: {card.problem}' if card.problem else 'no problem found'}")
+
+
+def _quantization_rows(card: QuantizationCard | None) -> list[tuple[str, str]]:
+    if card is None:
+        return []
+    matrices = ", ".join(f"{count} {name}" for name, count in card.matrices.items())
+    exceptions = ", ".join(
+        f"{name} ({format_bytes(num_bytes)})" for name, num_bytes in card.exceptions.items()
+    )
+    sizes = f"{format_bytes(card.stored_bytes)}, in bfloat16 {format_bytes(card.bfloat16_bytes)}"
+    return [
+        ("quantization", f"{card.description} (`{card.format}`)"),
+        ("matrices", f"{matrices}: {sizes}"),
+        ("not quantized", exceptions or "no matrix"),
+    ]
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

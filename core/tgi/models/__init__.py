@@ -2,7 +2,7 @@
 
 from tgi.models.backend_choice import engine_config, select_backend, with_plugin_options
 from tgi.models.formats import ReadableFormats, installed_formats, usable_formats
-from tgi.models.inspection import BackendStatus, ModelCard, inspect_model
+from tgi.models.inspection import BackendStatus, ModelCard, QuantizationCard, inspect_model
 from tgi.models.memory_estimate import MemoryEstimate, estimate_memory
 from tgi.models.readiness import (
     Readiness,
@@ -23,6 +23,7 @@ __all__ = [
     "Model",
     "ModelCard",
     "ModelSource",
+    "QuantizationCard",
     "ReadableFormats",
     "Readiness",
     "StartRequest",

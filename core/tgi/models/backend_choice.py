@@ -6,12 +6,42 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tgi.backend import EngineConfig
+from tgi.architectures import ModelSpec
+from tgi.backend import EngineConfig, ModelError
+from tgi.backend.core_options import QUANTIZATION_MEANINGS
+from tgi.checkpoints import detection
 from tgi.config import Environment, ParsedArguments, PluginOption, num_shard_of, read_plugin_options
 from tgi.models.source import Model
 from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
 
-__all__ = ["engine_config", "select_backend", "with_plugin_options"]
+__all__ = [
+    "check_quantize",
+    "engine_config",
+    "remaining_quantize",
+    "select_backend",
+    "with_plugin_options",
+]
+
+
+def check_quantize(model: Model, quantize: str | None) -> None:
+    """Raise `ModelError` if the value of `--quantize` contradicts the checkpoint."""
+    if model.quantization is not None:
+        detection.check_quantize(model.quantization, model.source.folder, quantize)
+        return
+    meaning = None if quantize is None else QUANTIZATION_MEANINGS.get(quantize)
+    if meaning is not None and meaning.reads_checkpoint and isinstance(model.spec, ModelSpec):
+        raise ModelError(
+            f"`--quantize {quantize}` {meaning.text}, but this checkpoint is not quantized.",
+            "Remove the option, or use `--quantize int8` to quantize the weights while they are"
+            " loaded.",
+        )
+
+
+def remaining_quantize(model: Model, quantize: str | None) -> str | None:
+    """Return the value of `--quantize` for the backend. The value is None if the checkpoint is
+    quantized, because the backend then uses the format of the checkpoint.
+    """
+    return quantize if model.quantization is None else None
 
 
 def engine_config(model: Model, parsed: ParsedArguments, environment: Environment) -> EngineConfig:
@@ -22,7 +52,7 @@ def engine_config(model: Model, parsed: ParsedArguments, environment: Environmen
         model_path=str(model.source.path),
         spec=model.spec,
         dtype=options.dtype,
-        quantize=options.quantize,
+        quantize=remaining_quantize(model, options.quantize),
         kv_cache_dtype=options.kv_cache_dtype,
         num_shard=num_shard_of(options),
         memory_fraction=options.cuda_memory_fraction,

@@ -13,6 +13,8 @@ from tgi.architectures.weight_map import (
     placements,
     second_heads,
 )
+from tgi.checkpoints.checkpoint import LogicalTensors
+from tgi.checkpoints.exceptions import unquantized_modules
 from tgi.checkpoints.safetensors_file import MappedTensor, close_files, map_checkpoint
 from tgi.errors import ModelError
 
@@ -23,19 +25,34 @@ _NUM_SAMPLES = 64  # positions at which two tensors are compared
 _SAMPLE_BYTES = 4096
 
 
-def checkpoint_notices(folder: Path, spec: ModelSpec, names: Collection[str]) -> tuple[str, ...]:
-    """Return log lines about the tensors with these names that are skipped when the model is
-    loaded. The result is empty if the checkpoint cannot be loaded, because the worker reports this
-    error.
+def checkpoint_notices(folder: Path, spec: ModelSpec, tensors: LogicalTensors) -> tuple[str, ...]:
+    """Return log lines about the quantization of the checkpoint, and about the tensors that are
+    skipped when the model is loaded. The result is empty if the checkpoint cannot be loaded,
+    because the worker reports this error.
     """
+    names = tensors.shapes.keys()
     try:
         resolved = placements(spec, names, lambda _: True)
     except ModelError:
         return ()
+    plain = tensors.plain.keys()
     return (
+        *_quantization(tensors),
         *_left_over(left_over_names(spec, names, resolved)),
-        *_other_heads(folder, resolved, second_heads(spec, names)),
+        *_other_heads(folder, resolved, second_heads(spec, names) & plain, plain),
     )
+
+
+def _quantization(tensors: LogicalTensors) -> Iterator[str]:
+    """Yield a line about the format of a quantized checkpoint, and the matrices that are not
+    quantized.
+    """
+    if tensors.format is None:
+        return
+    exceptions = unquantized_modules(tensors)
+    rest = f", all matrices except {_some(list(exceptions))}" if exceptions else ", all matrices"
+    formats = ", ".join(sorted({tensor.format.name for tensor in tensors.quantized.values()}))
+    yield f"The checkpoint is quantized: {tensors.format.description}{rest} ({formats})."
 
 
 def _left_over(names: list[str]) -> Iterator[str]:
@@ -46,14 +63,21 @@ def _left_over(names: list[str]) -> Iterator[str]:
         )
 
 
-def _other_heads(folder: Path, resolved: list[Placement], heads: set[str]) -> Iterator[str]:
+def _other_heads(
+    folder: Path, resolved: list[Placement], heads: set[str], plain: Collection[str]
+) -> Iterator[str]:
     """Yield a line for a stored head that is not the embedding, in a model that uses the embedding
-    as head.
+    as head. `plain` are the names of the tensors that are not quantized.
     """
     if not heads:
         return
     embedding = next(
-        (item.name for item in resolved if item.parameters == ("embedding.weight",)), None
+        (
+            item.name
+            for item in resolved
+            if item.parameters == ("embedding.weight",) and item.name in plain
+        ),
+        None,
     )
     tensors = map_checkpoint(folder)
     try:

@@ -11,14 +11,20 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.checkpoint import StoredTensor, main_dtype, stored_tensors
+from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import SAFETENSORS, EngineConfig
+from tgi.checkpoints.checkpoint import LogicalTensors, logical_tensors
+from tgi.checkpoints.exceptions import unquantized_modules
 from tgi.config import ServeOptions, num_shard_of
+from tgi.models.backend_choice import remaining_quantize
 from tgi.models.source import Model
 from tgi.plugins import BackendRegistry, Candidate
 
-__all__ = ["BackendStatus", "ModelCard", "Part", "inspect_model"]
+__all__ = ["BackendStatus", "ModelCard", "Part", "QuantizationCard", "inspect_model"]
+
+
+_BFLOAT16_BYTES = 2
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -39,6 +45,19 @@ class BackendStatus(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     memory: Mapping[str, int]  # bytes
     kv_bytes_per_token: int | None
+
+
+class QuantizationCard(msgspec.Struct, frozen=True):
+    """The quantization of a checkpoint. `matrices` maps the format of a matrix to the number of
+    matrices, and `exceptions` maps each kind of matrix that is not quantized to its bytes.
+    """
+
+    format: str
+    description: str
+    matrices: Mapping[str, int]
+    exceptions: Mapping[str, int]
+    stored_bytes: int  # size of the quantized matrices
+    bfloat16_bytes: int  # size of the same matrices in bfloat16
 
 
 class ModelCard(msgspec.Struct, frozen=True):
@@ -62,6 +81,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     backends: tuple[BackendStatus, ...]
     format: str = SAFETENSORS.name
     problem: str = ""  # empty if the model can be served with the given options
+    quantization: QuantizationCard | None = None
 
 
 def inspect_model(
@@ -72,13 +92,14 @@ def inspect_model(
     """
     source, spec = model.source, model.spec
     is_safetensors = source.model_format.name == SAFETENSORS.name
-    tensors = stored_tensors(source.path) if is_safetensors else {}
+    stored = stored_tensors(source.path) if is_safetensors else {}
+    tensors = logical_tensors(model.quantization, stored)
     parameters: int | None
     if isinstance(spec, ModelSpec):
         parameters = sum(map(math.prod, tensor_shapes(spec).values()))
         layers = sum(len(stack.layers) for stack in spec.stacks)
     else:
-        parameters = sum(math.prod(stored.shape) for stored in tensors.values()) or None
+        parameters = sum(map(math.prod, tensors.shapes.values())) or None
         layers = spec.num_layers
     return ModelCard(
         model=source.model_id,
@@ -86,7 +107,7 @@ def inspect_model(
         family=spec.model_type,
         is_built_in=isinstance(spec, ModelSpec),
         parameters=parameters,
-        stored_dtype=main_dtype(tensors),
+        stored_dtype=main_dtype(tensors.plain),
         max_positions=spec.max_positions or None,
         vocab_size=spec.vocab_size,
         layers=layers,
@@ -94,18 +115,33 @@ def inspect_model(
         backends=_statuses(model, options, registry),
         format=source.model_format.name,
         problem=problem,
+        quantization=_quantization(tensors),
     )
 
 
-def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
+def _quantization(tensors: LogicalTensors) -> QuantizationCard | None:
+    if tensors.format is None:
+        return None
+    quantized = tensors.quantized.values()
+    return QuantizationCard(
+        tensors.format.name,
+        tensors.format.description,
+        dict(Counter(tensor.format.name for tensor in quantized)),
+        unquantized_modules(tensors),
+        sum(tensor.num_bytes for tensor in quantized),
+        sum(math.prod(tensor.shape) for tensor in quantized) * _BFLOAT16_BYTES,
+    )
+
+
+def _parts(tensors: LogicalTensors) -> tuple[Part, ...]:
     """Group the tensors by the first words of their name, without the layer index. For example,
     `model.layers.3.mlp.up.weight` belongs to `model.layers.*.mlp`.
     """
     parameters, num_bytes = Counter[str](), Counter[str]()
-    for name, stored in tensors.items():
+    for name, shape in tensors.shapes.items():
         part = _part_name(name.split("."))
-        parameters[part] += math.prod(stored.shape)
-        num_bytes[part] += stored.num_bytes
+        parameters[part] += math.prod(shape)
+        num_bytes[part] += tensors.num_bytes(name)
     return tuple(Part(name, parameters[name], num_bytes[name]) for name in parameters)
 
 
@@ -124,7 +160,7 @@ def _statuses(
         model_path=str(model.source.path),
         spec=model.spec,
         dtype=options.dtype,
-        quantize=options.quantize,
+        quantize=remaining_quantize(model, options.quantize),
         kv_cache_dtype=options.kv_cache_dtype,
         num_shard=num_shard_of(options),
         trust_remote_code=options.trust_remote_code,

@@ -16,7 +16,7 @@ from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig
 from tgi.config import Environment, ParsedArguments, ServeOptions, check_options
 from tgi.errors import BackendError, ConfigError, StartError
-from tgi.models.backend_choice import select_backend
+from tgi.models.backend_choice import check_quantize, select_backend
 from tgi.models.formats import installed_formats, usable_formats
 from tgi.models.resolution import describe_model, find_model, find_tokenizer
 from tgi.models.source import Model, ModelSource
@@ -135,7 +135,10 @@ def read_model(request: StartRequest, source: ModelSource) -> Model:
 
 
 def choose_backend(request: StartRequest, model: Model) -> tuple[EngineConfig, Selection]:
-    """Choose the backend. Raises `BackendError` if no backend can serve the model."""
+    """Choose the backend. Raises `BackendError` if no backend can serve the model, and `ModelError`
+    if `--quantize` contradicts the checkpoint.
+    """
+    check_quantize(model, request.options.quantize)
     return select_backend(
         model,
         request.parsed,

@@ -8,6 +8,7 @@ from typing import final
 
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import SAFETENSORS, ModelFormat
+from tgi.checkpoints.quantized_tensor import CheckpointFormat
 
 __all__ = ["Model", "ModelSource"]
 
@@ -43,13 +44,15 @@ class ModelSource:
 @dataclass(frozen=True)
 class Model:
     """A model and its description. `tokenizer_folder` is the expected folder of the tokenizer. The
-    tokenizer may not exist. `notices` are lines for the log about the checkpoint.
+    tokenizer may not exist. `notices` are lines for the log about the checkpoint. `quantization` is
+    the format of a quantized checkpoint.
     """
 
     source: ModelSource
     spec: ModelSpec | GenericSpec
     tokenizer_folder: Path
     notices: tuple[str, ...] = ()
+    quantization: CheckpointFormat | None = None
 
     @property
     def scores_prompts(self) -> bool:

@@ -60,6 +60,9 @@ def quantized_parameters(spec: ModelSpec, model_path: Path) -> Mapping[str, Para
 def main_dtype_of(tensors: LogicalTensors, model_path: Path) -> str:
     """Return the floating-point dtype with the most bytes among the tensors that are not quantized,
     under its name in the format. Raises `ModelError` if no tensor has a floating-point dtype.
+
+    A quantized checkpoint with float32 tensors counts as bfloat16, because most of its weights have
+    less precision.
     """
     dtype = main_dtype(tensors.plain)
     if dtype is None:
@@ -67,7 +70,7 @@ def main_dtype_of(tensors: LogicalTensors, model_path: Path) -> str:
             f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_BYTES)}.",
             "Use a checkpoint that is not quantized.",
         )
-    return dtype
+    return "BF16" if tensors.quantized and dtype in {"F32", "F64"} else dtype
 
 
 def check_checkpoint(model_path: Path, spec: ModelSpec | None = None) -> None:

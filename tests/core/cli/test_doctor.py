@@ -92,11 +92,11 @@ def test_a_model_and_a_named_backend(capsys, tiny_model):
 
 
 def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_model):
-    code, out = doctor(capsys, str(tiny_model), "--backend", "static", "--quantize", "awq")
+    code, out = doctor(capsys, str(tiny_model), "--backend", "static", "--quantize", "int8")
     assert code == 1
     assert (
-        "problem: The backend `static` cannot be used: `--quantize awq` reads checkpoints that were"
-        " quantized with AWQ, which the backend `static` cannot do; leave it out."
+        "problem: The backend `static` cannot be used: `--quantize int8` rounds the weights to"
+        " 8-bit integers while they are loaded, which the backend `static` cannot do; leave it out."
     ) in out
 
 

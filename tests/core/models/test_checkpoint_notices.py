@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.live_server import running_server
 from tgi.architectures import load_spec
-from tgi.architectures.checkpoint import stored_tensors
+from tgi.checkpoints.checkpoint import read_headers
 from tgi.models.checkpoint_notices import checkpoint_notices
 from tgi.testing.tiny_models import write_tiny_model
 from tgi.worker.memory.limits import rounding_line
@@ -17,7 +17,7 @@ NAME = "model.safetensors"
 
 
 def notices(folder):
-    return checkpoint_notices(folder, load_spec(folder), stored_tensors(folder).keys())
+    return checkpoint_notices(folder, load_spec(folder), read_headers(folder))
 
 
 def change(folder, **tensors):

@@ -34,12 +34,14 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi.worker.cache_layout import attention_layers, group_kinds
+from tgi.worker.dequantization import dequantization_of
 from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
 from tgi.worker.step_worker import StepWorker
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.memory import (
+    DTYPE_BYTES,
     MemoryFacts,
     checkpoint_bytes,
     compute_dtype,
@@ -53,7 +55,8 @@ from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.runner import ModelRunner
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import Sampler
-from tgi_torch.weights.loading import checkpoint_dtype, checkpoint_formats, load_weights
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats, formats_line
+from tgi_torch.weights.loading import checkpoint_dtype, load_weights
 from tgi_torch.weights.weight_formats import QUANTIZATIONS, CheckpointFormats, MatrixFormats
 
 __all__ = [
@@ -152,12 +155,25 @@ class TorchPart:
         line = None if self._quantization else rounding_line(requested, stored, dtype)
         if line is not None:
             self._reporter.log(line)
+        loss = dequantization_of(self._config.model_path)
+        if isinstance(self._quantization, CheckpointFormats):
+            assert isinstance(self._spec, ModelSpec), "other models have no formats"
+            self._reporter.log(formats_line(self._quantization, self._spec, dtype))
+        elif loss is not None:
+            self._reporter.log(loss.line(dtype, DTYPE_BYTES[dtype]))
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
             self._loaded = self._device.load_model(
                 self._spec, getattr(torch, dtype), path, progress
             )
+
+    def _weights_detail(self, dtype: str) -> str:
+        """Describe the weights for the memory report."""
+        if self._quantization is not None:
+            return self._quantization.name
+        loss = dequantization_of(self._config.model_path)
+        return "" if loss is None else loss.detail(dtype)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
         """Keep the limits that the user requested, and derive the other limits from the free
@@ -176,7 +192,7 @@ class TorchPart:
                 self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0
             ),
             on_demand=self._device.device.type == "cpu",
-            weights_detail="" if self._quantization is None else self._quantization.name,
+            weights_detail=self._weights_detail(dtype),
         )
         plan = plan_limits(self._spec, requested, facts)
         return Agreement(

@@ -17,15 +17,13 @@ from torch.nn import functional
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, split
 from tgi.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_headers
-from tgi.checkpoints.detection import find_format
 from tgi.checkpoints.pieces import decoded_pieces
 from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
-from tgi.worker.checkpoint import file_order, main_dtype_of, quantized_parameters
+from tgi.worker.checkpoint import file_order, main_dtype_of
 from tgi.worker.parts import Progress
 from tgi_torch.weights.mapped_tensors import FLOAT_DTYPES, tensor_view
-from tgi_torch.weights.weight_formats import CheckpointFormats
 
-__all__ = ["WeightSink", "checkpoint_dtype", "checkpoint_formats", "load_weights"]
+__all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
 # Each piece of a quantized tensor may read all pages of the tensor, because some formats store the
@@ -80,15 +78,6 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
             for num_bytes in fill(sink, placement, checkpoint):
                 progress(min(done + num_bytes, total), total)
             done += sizes[placement.name]
-
-
-def checkpoint_formats(spec: ModelSpec, model_path: Path) -> CheckpointFormats | None:
-    """Return the formats of the quantized parameters of a checkpoint, or None if no parameter is
-    quantized. Raises `ModelError` as `load_weights` does.
-    """
-    form = find_format(model_path)
-    parameters = {} if form is None else quantized_parameters(spec, model_path)
-    return CheckpointFormats(form.name, parameters) if form is not None and parameters else None
 
 
 def checkpoint_dtype(model_path: Path) -> torch.dtype:

@@ -72,7 +72,7 @@ class AwqFormat:
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         check_unquantized(stored, module, self.exceptions)
-        parts = {role: part(stored, module, role) for role in ("qweight", "qzeros", "scales")}
+        parts = {key: part(stored, module, key) for key in ("qweight", "qzeros", "scales")}
         codes = parts["qweight"]
         if len(codes.shape) != 2:
             raise ModelError(

@@ -114,7 +114,7 @@ class GptqFormat:
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         settings = self._settings_of(module)
         check_unquantized(stored, module, self.exceptions)
-        parts = {role: part(stored, module, role) for role in ("qweight", "qzeros", "scales")}
+        parts = {key: part(stored, module, key) for key in ("qweight", "qzeros", "scales")}
         if f"{module}.g_idx" in stored or settings.has_order:
             parts["g_idx"] = part(stored, module, "g_idx")
         shape = _checked_shape(parts, settings)

@@ -73,7 +73,7 @@ class MarlinFormat:
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         check_unquantized(stored, module, self.exceptions)
-        parts = {role: part(stored, module, role) for role in ("B", "s")}
+        parts = {key: part(stored, module, key) for key in ("B", "s")}
         if f"{module}.workspace" in stored:
             parts["workspace"] = stored[f"{module}.workspace"]
         codes = parts["B"]

@@ -1,0 +1,135 @@
+"""Quantized checkpoints give the same weights and logits as the dequantized checkpoint in
+bfloat16, in every loader.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from tests.backends.checkpoints import save_checkpoint
+from tests.backends.cpu.native_kernels import require_library
+from tests.backends.cpu.test_native import LIMITS, NUM_BLOCKS, ignore, logits_of
+from tests.quantized_checkpoints import RECIPES, write_quantized
+from tgi.architectures import ModelSpec, load_spec
+from tgi.testing.reference.weights import read_weights
+from tgi.worker.checkpoint import quantized_parameters
+from tgi_cpu.native_decoder import native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
+from tgi_torch.model.decoder import build_decoder
+from tgi_torch.ops import REFERENCE
+from tgi_torch.weights.loading import load_weights
+from tgi_tpu.mesh import make_mesh
+from tgi_tpu.weights.parameters import load
+
+SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+}
+FAMILIES = {
+    "llama": SIZES,
+    "qwen2": SIZES,
+    "phi3": SIZES,
+    "gpt_neox": {key: value for key, value in SIZES.items() if key != "num_key_value_heads"},
+    "mixtral": SIZES | {"num_local_experts": 4},
+}
+CASES = [
+    *((family, "gptq-order") for family in FAMILIES),
+    ("llama", "gptq"),
+    ("llama", "gptq-v2-3-bits"),
+    ("phi3", "awq"),
+    ("mixtral", "awq"),
+    ("phi3", "marlin"),
+]
+
+
+def spec_of(path: Path) -> ModelSpec:
+    spec = load_spec(path)
+    assert isinstance(spec, ModelSpec)
+    return spec
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return a function that writes a case, once, and returns its two folders."""
+    written = {}
+
+    def write(family, name):
+        if (family, name) not in written:
+            source = tmp_path_factory.mktemp(f"{family}-{name}")
+            save_checkpoint(family, source / "source", **FAMILIES[family])
+            written[family, name] = write_quantized(source / "source", source, name)
+        return written[family, name]
+
+    return write
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_torch(family, name, folders):
+    def load_decoder(path):
+        decoder = build_decoder(spec_of(path), REFERENCE, torch.bfloat16, "cpu")
+        load_weights(decoder, path, ignore)
+        return decoder
+
+    found, expected = map(load_decoder, folders(family, name))
+    for parameter, tensor in expected.parameters.by_parameter.items():
+        assert torch.equal(found.parameters.by_parameter[parameter], tensor), parameter
+    with torch.inference_mode():
+        logits = [
+            logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS))
+            for decoder in (found, expected)
+        ]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[0] != "mixtral"])
+def test_native_kernels(family, name, folders):
+    library = require_library()
+    logits = []
+    for path in folders(family, name):
+        decoder = native_loader(library, 1)(spec_of(path), torch.bfloat16, path, ignore)
+        with torch.inference_mode():
+            logits.append(logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)))
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_jax(family, name, folders):
+    mesh = make_mesh(1, "cpu")
+    found, expected = (
+        jax.tree.leaves(load(spec_of(path), path, mesh, "bfloat16"))
+        for path in folders(family, name)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_reference(family, name, folders):
+    found, expected = (read_weights(spec_of(path), path) for path in folders(family, name))
+    for parameter, weights in expected.items():
+        rounded = torch.from_numpy(found[parameter]).bfloat16().float().numpy()
+        np.testing.assert_array_equal(rounded, weights, err_msg=parameter)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_formats_are_known_before_loading(family, name, folders):
+    path = folders(family, name)[0]
+    formats = quantized_parameters(spec_of(path), path)
+    matrices = {
+        parameter for parameter in formats if parameter.split(".")[-2] in {"q", "k", "v", "o"}
+    }
+    assert len(matrices) == 4 * SIZES["num_hidden_layers"]
+    assert {item.format.bits for item in formats.values()} == {RECIPES[name].config["bits"]}
+    digests = {
+        part: formats[f"decoder.layers.0.attention.{part}.weight"].order_digest for part in "qkvo"
+    }
+    assert digests["q"] == digests["k"] == digests["v"]
+    assert bool(digests["q"]) == RECIPES[name].has_order
