@@ -128,7 +128,7 @@ class CpuBackend:
 
         weights = (
             ()
-            if config.quantize not in QUANTIZATIONS
+            if config.quantize is None or config.quantize not in QUANTIZATIONS
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
         config = with_compute_dtype(spec, config)

@@ -38,7 +38,7 @@ def dequantized_parameters(formats: CheckpointFormats, spec: ModelSpec) -> list[
     return [
         parameter
         for parameter in formats.parameters
-        if len(shapes[parameter]) != 2  # noqa: PLR2004 - experts
+        if len(shapes[parameter]) != 2
         or formats.matrix_format(_matrix_rows(parameter, shapes), shapes[parameter][1]) is None
     ]
 

@@ -82,8 +82,8 @@ def _with_packed_scales(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the codes, scales and offsets with the smallest squared error of all candidates.
 
     Scales have 5 bits of mantissa besides those of the zero, and are less than 2 times the scale of
-    the output. Offsets are multiples of an eighth of the scale. Weights that were already in 4 bits with an offset for
-    each group are therefore represented almost exactly.
+    the output. Offsets are multiples of an eighth of the scale. Weights that were already in 4 bits
+    with an offset for each group are therefore represented almost exactly.
     """
     is_finite = groups.isfinite().flatten(1).all(-1)[:, None, None]
     low, high = (
