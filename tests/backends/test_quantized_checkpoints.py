@@ -22,9 +22,15 @@ from tgi.errors import ModelError
 from tgi.testing.reference.weights import read_weights
 from tgi.worker.checkpoint import check_checkpoint, quantized_parameters
 from tgi_cpu.native_decoder import native_loader
+from tgi_cpu.native_quantized import QuantizedMatrix
 from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_torch.model.decoder import build_decoder
 from tgi_torch.ops import REFERENCE
+from tgi_torch.weights.checkpoint_formats import (
+    checkpoint_formats,
+    dequantized_parameters,
+    formats_line,
+)
 from tgi_torch.weights.loading import load_weights
 from tgi_tpu.mesh import make_mesh
 from tgi_tpu.weights.parameters import load
@@ -92,15 +98,62 @@ def test_torch(family, name, folders):
     assert torch.equal(*logits)
 
 
+def torch_logits(path, dtype, formats=None):
+    """The logits of the shared decoder, which dequantizes the weights that `formats` does not
+    contain.
+    """
+    decoder = build_decoder(spec_of(path), REFERENCE, dtype, "cpu", formats)
+    load_weights(decoder, path, ignore)
+    with torch.inference_mode():
+        return logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS))
+
+
+def check_logits(logits, quantized, dequantized):
+    """The error must not be larger than that of the dequantized checkpoint in bfloat16."""
+    exact = torch_logits(quantized, torch.float32)
+    usual = (torch_logits(dequantized, torch.bfloat16) - exact).abs()
+    error = (logits - exact).abs()
+    assert error.max() <= 1.5 * usual.max()
+    assert error.mean() <= 1.3 * usual.mean()
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_quantized_matrices_of_torch(family, name, folders):
+    quantized, dequantized = folders(family, name)
+    formats = checkpoint_formats(spec_of(quantized), quantized)
+    assert formats is not None
+    logits = torch_logits(quantized, torch.bfloat16, formats)
+    check_logits(logits, quantized, dequantized)
+
+
 @pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[0] != "mixtral"])
 def test_native_kernels(family, name, folders):
     library = require_library()
-    logits = []
-    for path in folders(family, name):
-        decoder = native_loader(library, 1)(spec_of(path), torch.bfloat16, path, ignore)
-        with torch.inference_mode():
-            logits.append(logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)))
-    assert torch.equal(*logits)
+    quantized, dequantized = folders(family, name)
+    decoder = native_loader(library, 1)(spec_of(quantized), torch.bfloat16, quantized, ignore)
+    kept = {
+        name
+        for name, matrix in decoder.weights.matrices.items()
+        if isinstance(matrix, QuantizedMatrix)
+    }
+    assert kept == {name for name in decoder.weights.matrices if name.startswith("decoder")}
+    with torch.inference_mode():
+        logits = logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS))
+    check_logits(logits, quantized, dequantized)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_experts_are_reported_as_dequantized(family, folders):
+    path = folders(family, "gptq-order")[0]
+    spec, formats = spec_of(path), checkpoint_formats(spec_of(path), path)
+    assert formats is not None
+    names = dequantized_parameters(formats, spec)
+    assert {name.split(".")[-2] for name in names} == (
+        {"gate", "up", "down"} if family == "mixtral" else set()
+    )
+    line = formats_line(formats, spec, "bfloat16")
+    assert formats.name in line
+    assert ("dequantized to bfloat16" in line) == bool(names)
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

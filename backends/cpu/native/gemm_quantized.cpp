@@ -1,24 +1,26 @@
-// Matrix products of bf16 with weights in codes of 8 or 4 bits.
+// Matrix products of bf16 with quantized weights.
 //
-// With few rows, the codes are multiplied directly: the rows are converted to 16-bit integers, each
-// stored in two bytes, and byte products are exact. The scales of both sides turn a group's sum
-// into a float. Tiles of up to eight rows share the codes of a panel, which stay in the cache. The
-// result of a row does not depend on the other rows. With many rows, compute throughput is the
-// limit, so a panel is unpacked to bf16 once for all of them.
+// With few rows, integer codes are multiplied directly: the rows are converted to 16-bit integers,
+// each stored in two bytes, and byte products are exact. The scales of both sides turn a group's
+// sum into a float. If the weight has an offset for each group, the product of the offset and the
+// sum of the row's group is added. Tiles of up to eight rows share the codes of a panel, which stay
+// in the cache. The result of a row does not depend on the other rows. Other codes are decoded in
+// registers (see gemm_decoded.cpp). With many rows, compute throughput is the limit, so a panel is
+// unpacked to bf16 once for all of them.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")
 
 #include <algorithm>
 
 #include "division.h"
 #include "linear_store.h"
-#include "quantized.h"
+#include "quantized_numbers.h"
 #include "vector.h"
 
 namespace tgi {
 namespace {
 
-constexpr int kMaxIntegerRows = 24;  // maximum rows for which the byte products are faster
-constexpr int kTileRows = 8;         // rows whose sums fit into the registers
+constexpr int kMaxFewRows = 24;  // maximum rows for which unpacking panels is slower
+constexpr int kTileRows = 8;     // rows whose sums fit into the registers
 
 // Distance in bytes from the multiplied data to the prefetched data. It is divided among the Z
 // streams that are read at once. With four streams and one or two rows, enough loads are in flight
@@ -26,8 +28,9 @@ constexpr int kTileRows = 8;         // rows whose sums fit into the registers
 constexpr int kCodesAhead = 4096;
 constexpr int kScalesAhead = 512;
 
+// GCC removes calls of a function without visible effects unless the function is inlined early.
 template <int Z, typename T>
-inline void prefetch(const T* at, int bytes_ahead) {
+inline __attribute__((always_inline)) void prefetch(const T* at, int bytes_ahead) {
   if constexpr (Z < 4)
     _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead / Z, _MM_HINT_T0);
 }
@@ -62,23 +65,59 @@ inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i 
   }
 }
 
+// The dtype of the scales and the kind of the zeros of a weight, known when a tile is compiled.
+template <int Bits, Scales ScaleKind, Zeros ZeroKind>
+struct Layout {
+  static constexpr int kBits = Bits;
+  // The scales of a group for 16 columns, and their offsets or zeros.
+  struct Group {
+    Group(const QuantizedWeight& weight, int64_t at) {
+      if constexpr (ZeroKind == Zeros::kPacked) {
+        const __m512i words = _mm512_slli_epi32(load_words(weight.scales, at), kPackedShift);
+        scales = _mm512_castsi512_ps(words);
+        const __m512i one = _mm512_castps_si512(_mm512_set1_ps(1.0f));
+        offsets = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+            words, _mm512_set1_epi32(kZeroMask), one, 0xea));  // a & b | c
+        return;
+      }
+      scales = load_numbers<ScaleKind>(weight.scales, at);
+      if constexpr (ZeroKind == Zeros::kOffsets)
+        offsets = load_numbers<ScaleKind>(weight.zeros, at);
+      if constexpr (ZeroKind == Zeros::kBytes) offsets = byte_offsets(weight, at, scales);
+    }
+
+    // Adds a group's sum of integers, with the scale and the factor of the row.
+    __m512 add(__m512i integers, const float* row_scale, const float* factor, __m512 total) const {
+      __m512 sum = _mm512_cvtepi32_ps(integers);
+      if constexpr (ZeroKind == Zeros::kPacked)
+        sum = _mm512_fnmadd_ps(offsets, _mm512_set1_ps(*factor), sum);
+      total = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, _mm512_set1_ps(*row_scale)), total);
+      if constexpr (ZeroKind == Zeros::kOffsets || ZeroKind == Zeros::kBytes)
+        total = _mm512_fmadd_ps(offsets, _mm512_set1_ps(*factor), total);
+      return total;
+    }
+
+    __m512 scales, offsets;
+  };
+};
+
 // sums[m][first + z] = rows x weights for M rows and Z half panels, beginning with `half_panel`.
-template <int Bits, int M, int Z, int W>
+template <typename Weight, int M, int Z, int W>
 inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight& weight,
                                                            const IntegerRows& rows,
                                                            int64_t half_panel, int first,
                                                            __m512 (&sums)[M][W]) {
   const int64_t groups = rows.num_groups, vectors = weight.group_vectors();
-  constexpr int kParts = 8 / Bits;
+  constexpr int Bits = Weight::kBits, kParts = 8 / Bits;
   const uint8_t* codes = weight.codes + half_panel * groups * vectors * kVectorBytes;
-  const bf16* scales = weight.scales + half_panel * groups * kHalfPanel;
+  const auto* scales = static_cast<const bf16*>(weight.scales) + half_panel * groups * kHalfPanel;
   for (int m = 0; m < M; ++m)
     for (int z = 0; z < Z; ++z) sums[m][first + z] = _mm512_setzero_ps();
   for (int64_t group = 0; group < groups; ++group) {
     __m512i high[M][Z], low[M][Z];
     for (int m = 0; m < M; ++m) {
-      const __m512i offset = _mm512_set1_epi32(rows.offsets[m * groups + group]);
-      for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = offset;
+      const __m512i start = _mm512_set1_epi32(rows.starts[m * groups + group]);
+      for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = start;
     }
     for (int z = 0; z < Z; ++z)
       prefetch<Z>(scales + (z * groups + group) * kHalfPanel, kScalesAhead);
@@ -98,29 +137,36 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
       }
     }
     for (int z = 0; z < Z; ++z) {
-      const __m512 scale = load_bf16(scales + (z * groups + group) * kHalfPanel);
+      const typename Weight::Group numbers(weight,
+                                           ((half_panel + z) * groups + group) * kHalfPanel);
       for (int m = 0; m < M; ++m) {
-        const __m512 sum =
-            _mm512_cvtepi32_ps(_mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)));
-        sums[m][first + z] = _mm512_fmadd_ps(
-            sum, _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales[m * groups + group])),
-            sums[m][first + z]);
+        const int64_t at = m * groups + group;
+        sums[m][first + z] = numbers.add(
+            _mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)), rows.scales + at,
+            rows.factors + at, sums[m][first + z]);
       }
     }
+  }
+  if (weight.column_scales == nullptr) return;
+  for (int z = 0; z < Z; ++z) {
+    const __m512 scale = _mm512_loadu_ps(weight.column_scales + (half_panel + z) * kHalfPanel);
+    for (int m = 0; m < M; ++m)
+      sums[m][first + z] = _mm512_mul_ps(
+          _mm512_mul_ps(sums[m][first + z], _mm512_set1_ps(kPackedFactor)), scale);
   }
 }
 
 // Multiplies M rows, which are stored from row `first_row` of the output on, by panels [panel,
 // panel_end). With one or two rows the product is limited by memory, so two panels are read at
 // once. With six rows or more, the sums of half a panel fill the registers.
-template <int Bits, int M>
+template <typename Weight, int M>
 void tile(const Output& out, const IntegerRows& rows, int64_t first_row, int64_t panel,
           int64_t panel_end) {
   const QuantizedWeight& weight = *out.op.quantized;
   if constexpr (M <= 2) {
     for (; panel + 2 <= panel_end; panel += 2) {
       __m512 sums[M][4];
-      multiply_groups<Bits, M, 4>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Weight, M, 4>(weight, rows, 2 * panel, 0, sums);
       store_panel(out, first_row, panel, 0, sums);
       store_panel(out, first_row, panel + 1, 2, sums);
     }
@@ -128,27 +174,57 @@ void tile(const Output& out, const IntegerRows& rows, int64_t first_row, int64_t
   for (; panel < panel_end; ++panel) {
     __m512 sums[M][2];
     if constexpr (M <= 5) {
-      multiply_groups<Bits, M, 2>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Weight, M, 2>(weight, rows, 2 * panel, 0, sums);
     } else {
-      multiply_groups<Bits, M, 1>(weight, rows, 2 * panel, 0, sums);
-      multiply_groups<Bits, M, 1>(weight, rows, 2 * panel + 1, 1, sums);
+      multiply_groups<Weight, M, 1>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Weight, M, 1>(weight, rows, 2 * panel + 1, 1, sums);
     }
     store_panel(out, first_row, panel, 0, sums);
   }
 }
 
 using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t, int64_t);
-template <int Bits>
+template <typename Weight>
 constexpr TileFunction kTiles[kTileRows + 1] = {
-    nullptr,       tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>, tile<Bits, 4>,
-    tile<Bits, 5>, tile<Bits, 6>, tile<Bits, 7>, tile<Bits, 8>,
+    nullptr,         tile<Weight, 1>, tile<Weight, 2>, tile<Weight, 3>, tile<Weight, 4>,
+    tile<Weight, 5>, tile<Weight, 6>, tile<Weight, 7>, tile<Weight, 8>,
 };
+
+template <int Bits, Scales ScaleKind>
+const TileFunction* tiles_with_scales(const QuantizedWeight& weight) {
+  switch (static_cast<Zeros>(weight.zero_kind)) {
+    case Zeros::kOffsets:
+      return kTiles<Layout<Bits, ScaleKind, Zeros::kOffsets>>;
+    case Zeros::kBytes:
+      return kTiles<Layout<Bits, ScaleKind, Zeros::kBytes>>;
+    default:
+      return kTiles<Layout<Bits, ScaleKind, Zeros::kConstant>>;
+  }
+}
+
+template <int Bits>
+const TileFunction* tiles_with_bits(const QuantizedWeight& weight) {
+  switch (static_cast<Scales>(weight.scale_kind)) {
+    case Scales::kPacked:
+      return kTiles<Layout<Bits, Scales::kPacked, Zeros::kPacked>>;
+    case Scales::kF16:
+      return tiles_with_scales<Bits, Scales::kF16>(weight);
+    case Scales::kF32:
+      return tiles_with_scales<Bits, Scales::kF32>(weight);
+    default:
+      return tiles_with_scales<Bits, Scales::kBf16>(weight);
+  }
+}
+
+const TileFunction* tiles_of(const QuantizedWeight& weight) {
+  return weight.bits == 4 ? tiles_with_bits<4>(weight) : tiles_with_bits<8>(weight);
+}
 
 // Multiplies `num_rows` rows by the panels of a share. All tiles of a panel are computed before the
 // next panel is read.
 void multiply_integers(const Output& out, const IntegerRows& rows, int64_t num_rows,
                        const Share& share) {
-  const auto& tiles = out.op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
+  const TileFunction* tiles = tiles_of(*out.op.quantized);
   if (num_rows <= kTileRows) {
     tiles[num_rows](out, rows, 0, share.panel, share.panel_end);
     return;
@@ -163,27 +239,37 @@ void multiply_integers(const Output& out, const IntegerRows& rows, int64_t num_r
 
 int64_t quantized_scratch_floats(const QuantizedWeight& weight, int64_t num_inputs) {
   const int64_t panel = round_up(num_inputs, 2) * kPanelColumns / 2;
-  return std::max(panel, IntegerRows::scratch_floats(weight, num_inputs, kMaxIntegerRows));
+  const int64_t rows = weight.is_integer()
+                           ? IntegerRows::scratch_floats(weight, num_inputs, kMaxFewRows)
+                           : kMaxFewRows * weight.padded_inputs(num_inputs) / 2;
+  return std::max(weight.input_order == nullptr ? panel : 2 * panel, rows);
 }
 
 void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch) {
-  if (batch.num_tokens > kMaxIntegerRows) return;
+  if (batch.num_tokens > kMaxFewRows) return;
   const QuantizedWeight& weight = *op.quantized;
-  const IntegerRows rows(scratch, weight, op.num_inputs, batch.num_tokens);
-  quantize_rows(static_cast<const bf16*>(op.source), round_up(op.num_inputs, kPanelColumns),
-                batch.num_tokens, weight.zero(), weight.group_size, rows);
+  const auto* source = static_cast<const bf16*>(op.source);
+  if (weight.is_integer())
+    quantize_rows(source, op.num_inputs, batch.num_tokens, weight,
+                  IntegerRows(scratch, weight, op.num_inputs, batch.num_tokens));
+  else
+    order_rows(source, op.num_inputs, batch.num_tokens, weight, reinterpret_cast<bf16*>(scratch));
 }
 
 void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
                           float* scratch) {
   const Share part(Division(op, batch, num_threads), batch, share);
-  if (batch.num_tokens <= kMaxIntegerRows) {
-    const IntegerRows rows(scratch, *op.quantized, op.num_inputs, batch.num_tokens);
-    multiply_integers(Output(op, nullptr, 0), rows, batch.num_tokens, part);
-    return;
+  const QuantizedWeight& weight = *op.quantized;
+  if (batch.num_tokens <= kMaxFewRows) {
+    if (!weight.is_integer())
+      return multiply_decoded(op, reinterpret_cast<const bf16*>(scratch), batch.num_tokens,
+                              part.panel, part.panel_end);
+    const IntegerRows rows(scratch, weight, op.num_inputs, batch.num_tokens);
+    return multiply_integers(Output(op, nullptr, 0), rows, batch.num_tokens, part);
   }
+  bf16* stored = reinterpret_cast<bf16*>(scratch) + round_up(op.num_inputs, 2) * kPanelColumns;
   multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) {
-    dequantize_panel(*op.quantized, op.num_inputs, panel, target);
+    dequantize_panel(weight, op.num_inputs, panel, target, stored);
   });
 }
 

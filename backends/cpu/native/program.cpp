@@ -129,6 +129,10 @@ int32_t tgi_supported() {
 #endif
 }
 
+// Returns the version of this interface. Increment the version here and in native_records.py with
+// every change of a record, a function or a layout in memory.
+int32_t tgi_version() { return 2; }
+
 // Returns the size of a record in bytes. The caller compares it with its own definition.
 int64_t tgi_record_size(int32_t record) {
   const int64_t sizes[] = {sizeof(tgi::Op),

@@ -1,6 +1,10 @@
-// Quantizes activations to 16-bit integers. These are more precise than the bfloat16 activations,
-// unless a group contains a value that is 256 times as large as the others.
+// Prepares the activations of a step for products with quantized weights.
+//
+// Activations become 16-bit integers for byte products. These are more precise than the bfloat16
+// activations, unless a group contains a value that is 256 times as large as the others.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
+
+#include <algorithm>
 
 #include "quantized.h"
 #include "vector.h"
@@ -59,34 +63,69 @@ int32_t quantize_group(const bf16* values, int64_t count, int64_t group_size, fl
   return _mm512_reduce_add_epi32(sum);
 }
 
+// The values of a row in the order of the positions.
+const bf16* in_order(const bf16* row, int64_t num_inputs, const int32_t* order, bf16* gathered) {
+  if (order == nullptr) return row;
+  for (int64_t i = 0; i < num_inputs; ++i) gathered[i] = row[order[i]];
+  return gathered;
+}
+
 }  // namespace
 
 IntegerRows::IntegerRows(float* scratch, const QuantizedWeight& weight, int64_t num_inputs,
                          int64_t num_rows)
     : num_groups(weight.num_groups(num_inputs)),
-      row_bytes(2 * num_groups * weight.group_size),
+      row_bytes(2 * weight.padded_inputs(num_inputs)),
       scales(scratch),
-      offsets(reinterpret_cast<int32_t*>(scratch + num_rows * num_groups)),
-      bytes(reinterpret_cast<int8_t*>(scratch + round_up(2 * num_rows * num_groups, 16))) {}
+      starts(reinterpret_cast<int32_t*>(scratch + num_rows * num_groups)),
+      factors(scratch + 2 * num_rows * num_groups),
+      bytes(reinterpret_cast<int8_t*>(scratch + round_up(3 * num_rows * num_groups, 16))),
+      gathered(reinterpret_cast<bf16*>(bytes + num_rows * row_bytes)) {}
 
 int64_t IntegerRows::scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
                                     int64_t num_rows) {
-  const int64_t groups = weight.num_groups(num_inputs);
-  return round_up(2 * num_rows * groups, 16) + num_rows * groups * weight.group_size / 2;
+  const int64_t padded = weight.padded_inputs(num_inputs);
+  return round_up(3 * num_rows * weight.num_groups(num_inputs), 16) + num_rows * padded / 2 +
+         (weight.input_order == nullptr ? 0 : padded / 2);
 }
 
-void quantize_rows(const bf16* rows, int64_t stride, int64_t num_rows, int32_t zero,
-                   int64_t group_size, const IntegerRows& target) {
+void quantize_rows(const bf16* rows, int64_t num_inputs, int64_t num_rows,
+                   const QuantizedWeight& weight, const IntegerRows& target) {
+  const int64_t stride = round_up(num_inputs, kPanelColumns), group_size = weight.group_size;
   for (int64_t row = 0; row < num_rows; ++row) {
+    const bf16* values =
+        in_order(rows + row * stride, num_inputs, weight.input_order, target.gathered);
     for (int64_t group = 0; group < target.num_groups; ++group) {
       const int64_t first = group * group_size, at = row * target.num_groups + group;
-      const int64_t count = stride - first < group_size ? stride - first : group_size;
-      const bf16* values = rows + row * stride + first;
-      const GroupScale scale = group_scale(values, count);
-      target.scales[at] = scale.scale;
-      target.offsets[at] =
-          -zero * quantize_group(values, count, group_size, scale.inverse,
-                                 target.bytes + row * target.row_bytes + 2 * first);
+      const int64_t count = std::min(num_inputs - first, group_size);
+      const GroupScale scale = group_scale(values + first, count);
+      const int32_t sum = quantize_group(values + first, count, group_size, scale.inverse,
+                                         target.bytes + row * target.row_bytes + 2 * first);
+      if (static_cast<Zeros>(weight.zero_kind) == Zeros::kPacked) {
+        target.scales[at] = scale.scale * kPackedFactor;
+        target.starts[at] = kPackedStart * sum;
+        target.factors[at] = static_cast<float>(target.starts[at]);
+      } else {
+        target.scales[at] = scale.scale;
+        target.starts[at] = weight.has_offsets() ? 0 : -weight.zero * sum;
+        target.factors[at] = static_cast<float>(sum) * scale.scale;
+      }
+    }
+  }
+}
+
+void order_rows(const bf16* rows, int64_t num_inputs, int64_t num_rows,
+                const QuantizedWeight& weight, bf16* target) {
+  constexpr int kOrder[4] = {0, 2, 1, 3};
+  const int64_t stride = round_up(num_inputs, kPanelColumns),
+                padded = weight.padded_inputs(num_inputs);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const bf16* values = rows + row * stride;
+    for (int64_t position = 0; position < padded; ++position) {
+      const int64_t from = position / 4 * 4 + kOrder[position % 4];
+      const int64_t input =
+          from < num_inputs && weight.input_order != nullptr ? weight.input_order[from] : from;
+      target[row * padded + position] = from < num_inputs ? values[input] : 0;
     }
   }
 }

@@ -36,7 +36,6 @@ from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.cache_format import CACHE_FORMATS
 from tgi.worker.cache_layout import values_per_token
 from tgi.worker.checkpoint import main_dtype_of
-from tgi.worker.dequantization import dequantization_of
 from tgi_cpu import machine
 from tgi_torch.memory import (
     DTYPE_BYTES,
@@ -47,8 +46,11 @@ from tgi_torch.memory import (
     weights_bytes,
 )
 from tgi_torch.model.fallback import check_model, refused_by_fallback, slow_by_fallback
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats, formats_line
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
+    CheckpointFormats,
+    MatrixFormats,
     describe_quantization,
 )
 
@@ -98,13 +100,11 @@ class CpuBackend:
         if reasons:
             return Support("no", reasons)
         config = with_compute_dtype(spec, config)
-        quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+        quantization = _formats(spec, config)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), quantization)
         num_bytes = _weights_bytes(spec, config, dtype)
-        loss = dequantization_of(config.model_path)
-        stored = dtype if loss is None else loss.detail(dtype)
         memory = (
-            MemoryItem("weights", num_bytes, stored if quantization is None else quantization.name),
+            MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
             MemoryItem(
                 "KV cache of one token",
                 kv_bytes_per_token(spec, dtype, config.kv_cache_dtype),
@@ -140,17 +140,15 @@ class CpuBackend:
 
         weights = (
             ()
-            if config.quantize is None
+            if config.quantize is None or config.quantize not in QUANTIZATIONS
             else (Implementation("weights", describe_quantization(config.quantize)),)
         )
         cache = _described_cache(config.kv_cache_dtype)
         config = with_compute_dtype(spec, config)
-        loss = dequantization_of(config.model_path)
-        if loss is not None:
-            dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
-            cost = f"this backend has no kernels for it, so it uses {loss.cost(DTYPE_BYTES[dtype])}"
-            others = tuple((name, cost) for name in loss.formats)
-            weights = (Implementation("weights", loss.detail(dtype), others),)
+        formats = _formats(spec, config)
+        if isinstance(formats, CheckpointFormats):
+            dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), formats)
+            weights = (Implementation("weights", formats_line(formats, spec, dtype)),)
         reason = unsupported_reason(config, load_library())
         if reason:
             return (
@@ -217,8 +215,20 @@ def _weights_bytes(spec: ModelSpec | GenericSpec, config: EngineConfig, dtype: s
     """Return the estimated number of bytes of the weights."""
     if not isinstance(spec, ModelSpec):
         return _checkpoint_bytes(Path(config.model_path), dtype)
-    quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
-    return weights_bytes(spec, dtype, quantization)
+    return weights_bytes(spec, dtype, _formats(spec, config))
+
+
+def _formats(spec: ModelSpec | GenericSpec, config: EngineConfig) -> MatrixFormats | None:
+    """Return the formats of `--quantize` or of the checkpoint. Returns None if the weights are not
+    quantized, or if a file is damaged, because `Worker.load` reports such a file.
+    """
+    quantization = QUANTIZATIONS.get(config.quantize or "")
+    if quantization is not None:
+        return quantization
+    try:
+        return checkpoint_formats(spec, Path(config.model_path))
+    except ModelError:
+        return None
 
 
 def native_weights_format(stored: str) -> str:

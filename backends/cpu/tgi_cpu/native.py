@@ -1,17 +1,17 @@
 """The library of native kernels and its memory.
 
 The library is built at installation if a compiler is available. Without the library the backend
-works, but more slowly. When the library is loaded, the sizes of its records are compared with the
-sizes of the records in Python.
+works, but more slowly. When the library is loaded, its version and the sizes of its records are
+compared with the version and the records in Python.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_float, c_int32, c_int64, c_void_p
+from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from tgi_cpu import machine
 from tgi_cpu.native_records import (
+    LIBRARY_VERSION,
     OUTLIER,
     PANEL_COLUMNS,
     RECORD_BYTES,
@@ -73,29 +74,53 @@ class NativeLibrary:
 
     def quantize(
         self,
-        piece: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.float32],
         target: QuantizedRecord,
-        total_inputs: int,
-        scale_candidates: Sequence[float],
         *,
         first_column: int,
-        first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Quantize a contiguous piece [rows, inputs] of a weight into the codes and scales of
-        `target`. See `tgi_quantize`.
+        """Quantize contiguous rows [rows, inputs] of a weight into `target`. See
+        `tgi_quantize`.
         """
-        address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
-        levels = (c_float * len(scale_candidates))(*scale_candidates)
+        self._store_rows(self.functions.tgi_quantize, rows, target, first_column, gate_half)
 
-        def quantize_rows(first: int, last: int) -> None:
-            place = (total_inputs, first_column + first, first_input, gate_half)
+    def store_codes(
+        self,
+        codes: npt.NDArray[np.uint8],
+        target: QuantizedRecord,
+        *,
+        first_column: int,
+        gate_half: int = -1,
+    ) -> None:
+        """Store contiguous codes [rows, inputs] in `target`. See `tgi_store_codes`."""
+        self._store_rows(self.functions.tgi_store_codes, codes, target, first_column, gate_half)
+
+    def dequantize(
+        self, weight: QuantizedRecord, num_columns: int, num_inputs: int
+    ) -> npt.NDArray[np.float32]:
+        """Return the first `num_columns` columns of a weight, float32 [columns, inputs]."""
+        target = np.empty((num_columns, num_inputs), np.float32)
+        self.functions.tgi_dequantize(
+            ctypes.byref(weight), num_inputs, 0, num_columns, target.ctypes.data
+        )
+        return target
+
+    def _store_rows(
+        self,
+        store: Callable[..., None],
+        rows: npt.NDArray[Any],
+        target: QuantizedRecord,
+        first_column: int,
+        gate_half: int,
+    ) -> None:
+        address, row_bytes, inputs = rows.ctypes.data, rows.strides[0], rows.shape[1]
+
+        def store_rows(first: int, last: int) -> None:
             source = (address + first * row_bytes, last - first, inputs)
-            self.functions.tgi_quantize(
-                *source, ctypes.byref(target), *place, levels, len(scale_candidates)
-            )
+            store(*source, ctypes.byref(target), first_column + first, gate_half)
 
-        self._share_rows(len(piece), quantize_rows)
+        self._share_rows(len(rows), store_rows)
 
     def pack(
         self,
@@ -185,6 +210,7 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     if not paths:
         return None
     functions: Any = ctypes.CDLL(str(paths[0]))
+    _check_version(functions, paths[0])
     _declare_functions(functions)
     for number, expected in enumerate(RECORD_BYTES):
         found = functions.tgi_record_size(number)
@@ -194,6 +220,20 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
                 f" bytes, but {expected} bytes are expected. Build the library again."
             )
     return NativeLibrary(functions)
+
+
+def _check_version(functions: Any, path: Path) -> None:  # noqa: ANN401 - ctypes types them at run time
+    """Raise `ImportError` if the library was built from sources with another interface."""
+    version = 1  # of libraries without `tgi_version`
+    if hasattr(functions, "tgi_version"):
+        _declare(functions.tgi_version, c_int32)
+        version = functions.tgi_version()
+    if version != LIBRARY_VERSION:
+        raise ImportError(
+            f"{path.name} has version {version} of the native interface, but version"
+            f" {LIBRARY_VERSION} is expected. Build the library again:"
+            " `python setup.py build_ext --inplace` in backends/cpu, or reinstall tgi-cpu."
+        )
 
 
 def _declare_functions(functions: Any) -> None:  # noqa: ANN401 - ctypes types them at run time
@@ -219,18 +259,10 @@ def _declare_functions(functions: Any) -> None:  # noqa: ANN401 - ctypes types t
         c_int64,
         c_int32,
     )
-    sizes = (c_int64, c_int64, c_int64, c_int32)
-    _declare(
-        functions.tgi_quantize,
-        None,
-        c_void_p,
-        c_int64,
-        c_int64,
-        c_void_p,
-        *sizes,
-        c_void_p,
-        c_int64,
-    )
+    rows = (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int32)
+    _declare(functions.tgi_quantize, None, *rows)
+    _declare(functions.tgi_store_codes, None, *rows)
+    _declare(functions.tgi_dequantize, None, c_void_p, c_int64, c_int64, c_int64, c_void_p)
     _declare(functions.tgi_quantized_scratch_floats, c_int64, c_void_p, c_int64)
     _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64, c_int64)
     _declare(functions.tgi_engine_destroy, None, c_void_p)

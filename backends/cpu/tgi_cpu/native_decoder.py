@@ -29,8 +29,9 @@ from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.sampling.protocols import SampledSequence
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats
 from tgi_torch.weights.loading import load_weights
-from tgi_torch.weights.weight_formats import Quantization
+from tgi_torch.weights.weight_formats import MatrixFormats
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
 
@@ -50,7 +51,7 @@ class NativeDecoder:
         spec: ModelSpec,
         library: NativeLibrary,
         num_threads: int,
-        quantization: Quantization | None = None,
+        quantization: MatrixFormats | None = None,
     ) -> None:
         self.spec = spec
         self.weights = NativeWeights(spec, library, quantization)
@@ -78,15 +79,15 @@ class NativeDecoder:
         self.weights.write(parameter, axis, start, piece)
 
     def takes(self, parameter: str, form: QuantizedFormat) -> bool:
-        """Whether `write_quantized` can store `parameter` in this format."""
-        del parameter, form
-        return False
+        """Whether `write_quantized` stores the parameter in the checkpoint's format."""
+        return self.weights.takes(parameter)
 
     def write_quantized(
         self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
     ) -> None:
-        """Store rows of a quantized weight. `takes` returns false for every format."""
-        raise AssertionError(f"{parameter} is not stored in a quantized format")
+        """Store rows of a quantized parameter, beginning with `first_row`."""
+        assert expert is None, f"{parameter}: the kernels do not support experts"
+        self.weights.write_quantized(parameter, first_row, piece)
 
     def with_cache(
         self,
@@ -303,16 +304,19 @@ def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
 
 
 def native_loader(
-    library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
+    library: NativeLibrary, num_threads: int, quantization: MatrixFormats | None = None
 ) -> LoadModel:
     """Create a function that loads a checkpoint into the native kernels, optionally quantized.
+
+    Weights that are already quantized keep their format.
 
     The kernels must support the whole spec.
     """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> NativeDecoder:
         assert dtype == torch.bfloat16, f"the kernels compute in bfloat16, not {dtype}"
-        decoder = NativeDecoder(spec, library, num_threads, quantization)
+        formats = quantization or checkpoint_formats(spec, path)
+        decoder = NativeDecoder(spec, library, num_threads, formats)
         load_weights(decoder, path, progress)
         decoder.weights.compress()
         return decoder

@@ -1,8 +1,9 @@
 """Weight matrices in the layouts that the native kernels read.
 
 A panel is a group of `PANEL_COLUMNS` columns that are stored together. A matrix is stored as
-bfloat16 panels, as panels compressed to 12 bits per weight without loss, or as quantized codes. A
-packed column is a column of the stored matrix. It contains one row of a parameter.
+bfloat16 panels, as panels compressed to 12 bits per weight without loss, or as quantized codes
+(`native_quantized`). A packed column is a column of the stored matrix. It contains one row of a
+parameter.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import torch
 from torch import Tensor
 
 from tgi_cpu.native import NativeLibrary
-from tgi_cpu.native_records import PANEL_COLUMNS, CompressedRecord, QuantizedRecord, round_up
-from tgi_torch.weights.weight_formats import WeightFormat
+from tgi_cpu.native_records import PANEL_COLUMNS, CompressedRecord, round_up
 
-__all__ = ["CompressedMatrix", "Matrix", "MatrixPlan", "PackedMatrix", "QuantizedMatrix"]
+__all__ = ["CompressedMatrix", "Matrix", "MatrixPlan", "PackedMatrix"]
 
 _HALF_PANEL = PANEL_COLUMNS // 2
 
@@ -51,11 +51,10 @@ class MatrixPlan:
         """Number of columns, rounded up to whole panels."""
         return round_up(self.num_columns, PANEL_COLUMNS)
 
-    def num_bytes(self, weight_format: WeightFormat | None) -> int:
-        """Size of the panels in bytes, in bfloat16 or in `weight_format`."""
-        if weight_format is None:
-            return 2 * self.padded_columns * round_up(self.num_inputs, 2)
-        return weight_format.num_bytes(self.padded_columns, self.num_inputs)
+    @property
+    def num_bytes(self) -> int:
+        """Size of the panels in bytes, in bfloat16."""
+        return 2 * self.padded_columns * round_up(self.num_inputs, 2)
 
     def first_column(self, parameter: str) -> int:
         """The packed column that contains the first row of `parameter`.
@@ -210,67 +209,4 @@ class CompressedMatrix:
         ctypes.memmove(memory.ctypes.data, self.panels.ctypes.data, self.num_bytes)
         return CompressedMatrix(
             self.plan, self._library, memory, self.outliers, self.outlier_starts
-        )
-
-
-@final
-class QuantizedMatrix:
-    """A weight matrix of integer codes and scales.
-
-    The matrix is quantized piece by piece, so the whole matrix is never in memory in another dtype.
-    """
-
-    def __init__(
-        self,
-        plan: MatrixPlan,
-        library: NativeLibrary,
-        weight_format: WeightFormat,
-        memory: npt.NDArray[np.uint8],
-    ) -> None:
-        self.plan = plan
-        num_codes = plan.padded_columns * weight_format.code_bytes(plan.num_inputs)
-        self.codes, self.scales = memory[:num_codes], memory[num_codes:]
-        self._library = library
-        self._format = weight_format
-        self._record = QuantizedRecord(
-            codes=self.codes.ctypes.data,
-            scales=self.scales.ctypes.data,
-            bits=weight_format.bits,
-            group_size=weight_format.group_size,
-        )
-
-    @property
-    def operand(self) -> dict[str, object]:
-        """The `OpRecord` field that points to the codes and scales."""
-        return {"quantized": ctypes.pointer(self._record)}
-
-    @property
-    def scratch_floats(self) -> int:
-        """Number of floats for the quantized input rows or for one unpacked panel, whichever is
-        larger.
-        """
-        return self._library.quantized_scratch_floats(self._record, self.plan.num_inputs)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the codes and scales in bytes."""
-        return self.codes.nbytes + self.scales.nbytes
-
-    def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Quantize `piece`, the part of `parameter` that begins at index `start` of `axis`.
-
-        On the input axis, `start` must be the beginning of a group.
-        """
-        first_input = start if axis == 1 else 0
-        assert first_input % self._format.group_size == 0, (
-            f"{parameter}: a part begins inside a group, at input {first_input}"
-        )
-        self._library.quantize(
-            piece.float().contiguous().numpy(),
-            self._record,
-            self.plan.num_inputs,
-            self._format.scale_candidates,
-            first_column=self.plan.first_column(parameter) + (start if axis == 0 else 0),
-            first_input=first_input,
-            gate_half=self.plan.gate_half(parameter),
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 __all__ = [
     "BLOCK_TOKENS",
+    "LIBRARY_VERSION",
     "OUTLIER",
     "PANEL_COLUMNS",
     "RECORD_BYTES",
@@ -22,6 +23,9 @@ __all__ = [
     "QuantizedRecord",
     "round_up",
 ]
+
+LIBRARY_VERSION = 2
+"""The value of `tgi_version` in a library that was built from the same sources."""
 
 PANEL_COLUMNS = 32
 BLOCK_TOKENS = 32
@@ -65,8 +69,17 @@ class QuantizedRecord(Structure):
     _fields_ = (
         ("codes", c_void_p),
         ("scales", c_void_p),
+        ("zeros", c_void_p),
+        ("input_order", c_void_p),
+        ("positions", c_void_p),
+        ("numbers", c_void_p),
+        ("column_scales", c_void_p),
         ("bits", c_int32),
         ("group_size", c_int32),
+        ("code_kind", c_int32),
+        ("scale_kind", c_int32),
+        ("zero_kind", c_int32),
+        ("zero", c_int32),
     )
 
 

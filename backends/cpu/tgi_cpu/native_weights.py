@@ -17,10 +17,12 @@ from torch import Tensor
 from tgi.architectures import MLP, Attention, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
 from tgi.architectures.weight_map import tensor_shapes
+from tgi.checkpoints.quantized import QuantizedMatrix as CanonicalMatrix
 from tgi_cpu.native import NativeLibrary
-from tgi_cpu.native_matrices import Matrix, MatrixPlan, PackedMatrix, QuantizedMatrix
+from tgi_cpu.native_matrices import Matrix, MatrixPlan, PackedMatrix
+from tgi_cpu.native_quantized import QuantizedMatrix, quantized_bytes
 from tgi_cpu.native_records import round_up
-from tgi_torch.weights.weight_formats import Quantization
+from tgi_torch.weights.weight_formats import CheckpointFormats, MatrixFormats, WeightFormat
 
 __all__ = ["Float32Array", "NativeWeights", "plan_matrices"]
 
@@ -61,6 +63,10 @@ def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
     return plans
 
 
+def _matrix_bytes(plan: MatrixPlan, weight_format: WeightFormat | None) -> int:
+    return plan.num_bytes if weight_format is None else quantized_bytes(plan, weight_format)
+
+
 @final
 class NativeWeights:
     """All parameters of a model, filled piece by piece.
@@ -69,32 +75,39 @@ class NativeWeights:
     """
 
     def __init__(
-        self, spec: ModelSpec, library: NativeLibrary, quantization: Quantization | None = None
+        self, spec: ModelSpec, library: NativeLibrary, quantization: MatrixFormats | None = None
     ) -> None:
         plans = plan_matrices(spec)
         formats = {
-            name: None if quantization is None else quantization.format_of(name) for name in plans
+            name: None
+            if quantization is None
+            else quantization.matrix_format(plan.parameter_rows, plan.num_inputs)
+            for name, plan in plans.items()
         }
         sizes = [
-            round_up(plan.num_bytes(formats[name]), _ALIGNMENT) for name, plan in plans.items()
+            round_up(_matrix_bytes(plan, formats[name]), _ALIGNMENT) for name, plan in plans.items()
         ]
         self._library = library
         self._memory = library.allocate(sum(sizes))
         parts = zip(plans.items(), np.split(self._memory, np.cumsum(sizes)[:-1]), strict=True)
         self._packed: dict[str, PackedMatrix] = {}
-        quantized: dict[str, QuantizedMatrix] = {}
+        self._quantized: dict[str, QuantizedMatrix] = {}
         for (name, plan), part in parts:
-            weight_format, memory = formats[name], part[: plan.num_bytes(formats[name])]
+            weight_format = formats[name]
+            memory = part[: _matrix_bytes(plan, weight_format)]
             if weight_format is None:
                 self._packed[name] = PackedMatrix(plan, library, memory.view(np.uint16))
             else:
-                quantized[name] = QuantizedMatrix(plan, library, weight_format, memory)
-        self.matrices: Mapping[str, Matrix] = {**self._packed, **quantized}
+                self._quantized[name] = QuantizedMatrix(plan, library, weight_format, memory)
+        self.matrices: Mapping[str, Matrix] = {**self._packed, **self._quantized}
+        all_matrices: list[PackedMatrix | QuantizedMatrix] = [
+            *self._packed.values(),
+            *self._quantized.values(),
+        ]
         self._matrix_of = {
-            parameter: matrix
-            for matrix in (self._packed or quantized).values()
-            for parameter in matrix.plan.parameter_rows
+            parameter: matrix for matrix in all_matrices for parameter in matrix.plan.parameter_rows
         }
+        self._takes_codes = isinstance(quantization, CheckpointFormats)
         self.vectors: dict[str, Float32Array] = {
             parameter: np.zeros(shape, np.float32)
             for parameter, shape in tensor_shapes(spec).items()
@@ -116,6 +129,16 @@ class NativeWeights:
         )
         part[...] = piece.float().numpy()
 
+    def takes(self, parameter: str) -> bool:
+        """Whether the parameter is stored in the quantized form that the checkpoint contains."""
+        return self._takes_codes and isinstance(self._matrix_of.get(parameter), QuantizedMatrix)
+
+    def write_quantized(self, parameter: str, first_row: int, piece: CanonicalMatrix) -> None:
+        """Store rows of a parameter that are already quantized."""
+        matrix = self._matrix_of[parameter]
+        assert isinstance(matrix, QuantizedMatrix), f"{parameter} is not quantized"
+        matrix.write_quantized(parameter, first_row, piece)
+
     def compress(self) -> None:
         """Compress bfloat16 matrices to 12 bits per weight in place and release the freed memory.
 
@@ -132,6 +155,12 @@ class NativeWeights:
                     strict=True,
                 )
             )
+        if self._quantized:  # they are stored between the other matrices and are not moved
+            for name, matrix in compressed.items():
+                panels = self._packed[name].panels.view(np.uint8)
+                self._library.release(panels[matrix.num_bytes :])
+            self.matrices = {**compressed, **self._quantized}
+            return
         end = 0
         for name, matrix in compressed.items():
             compressed[name] = matrix.moved(self._memory[end:])

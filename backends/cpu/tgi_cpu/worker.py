@@ -12,7 +12,6 @@ import torch
 
 from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
-from tgi.worker.dequantization import Dequantization, dequantization_of
 from tgi_cpu import machine
 from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
@@ -26,17 +25,20 @@ from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_program, torch_worker
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import NUMPY_KERNELS, Sampler
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats
 from tgi_torch.weights.loading import checkpoint_dtype
 from tgi_torch.weights.weight_formats import (
+    INT8,
     QUANTIZATIONS,
+    CheckpointFormats,
     Quantization,
     describe_quantization,
+    describe_scales,
 )
 
 __all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
-_BYTE_BITS = 8
 # Blocks are gathered by index, so small blocks are not slower. With small blocks, more tokens of a
 # common prefix are shared.
 _TORCH_BLOCK_TOKENS = 16
@@ -51,10 +53,10 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     torch.set_num_threads(threads)
     library = load_library()
     reason = unsupported_reason(config, library)
-    quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
-    if config.quantize is not None:
+    quantization = QUANTIZATIONS.get(config.quantize or "")
+    if quantization is not None and config.quantize is not None:
         reporter.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
-    loss = dequantization_of(config.model_path)
+    stored = None if quantization else checkpoint_formats(config.spec, Path(config.model_path))
     if library is not None and not reason:
         kernels, block_size = "native", BLOCK_TOKENS
         load_model, make_sampler = native_loader(library, threads, quantization), _native_sampler
@@ -77,7 +79,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
             "kernels": kernels,
             "attention": f"paged, {kernels}",
             "threads": str(threads),
-            "quantization": _quantization(quantization, loss),
+            "quantization": _quantization(quantization, stored),
             **({} if quantization is None else {"weight scales": _scales(quantization, kernels)}),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
@@ -88,19 +90,18 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     return torch_worker(config, reporter, device)
 
 
-def _quantization(quantization: Quantization | None, loss: Dequantization | None) -> str:
+def _quantization(quantization: Quantization | None, stored: CheckpointFormats | None) -> str:
     """Describe the weights, for `GET /info/backend`."""
     if quantization is not None:
         return f"{quantization.name} weights"
-    return "none" if loss is None else f"{loss.description}, dequantized while loading"
+    return "none" if stored is None else stored.name
 
 
 def _scales(quantization: Quantization, kernels: str) -> str:
-    """Describe the weights of a layer that have a common scale, for `GET /info/backend`."""
-    layers = quantization.layers
-    if kernels == "torch" and layers.bits == _BYTE_BITS:
-        return "one per output"  # torch's kernel requires this
-    return f"one per {layers.group_size} inputs of an output"
+    """Describe the weights of a layer that share a scale, for `GET /info/backend`."""
+    if kernels == "torch" and quantization.layers == INT8:
+        return "a scale for every output"  # torch's kernel requires this
+    return describe_scales(quantization.layers)
 
 
 def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:

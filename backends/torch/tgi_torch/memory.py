@@ -18,7 +18,7 @@ from tgi.backend import RequestedLimits
 from tgi.worker.cache_format import CACHE_FORMATS
 from tgi.worker.memory import limits, sizes
 from tgi.worker.memory.plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
-from tgi_torch.weights.weight_formats import Quantization, is_quantized
+from tgi_torch.weights.weight_formats import MatrixFormats
 
 __all__ = [
     "DTYPE_BYTES",
@@ -56,7 +56,7 @@ class MemoryFacts:
 
 
 def compute_dtype(
-    requested: str | None, stored: str, quantization: Quantization | None = None
+    requested: str | None, stored: str, quantization: MatrixFormats | None = None
 ) -> str:
     """Return the dtype of the computation. Raises `BackendError`."""
     return limits.compute_dtype(
@@ -64,7 +64,7 @@ def compute_dtype(
     )
 
 
-def weights_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None = None) -> int:
+def weights_bytes(spec: ModelSpec, dtype: str, quantization: MatrixFormats | None = None) -> int:
     """Bytes of all parameters. Parameters that `quantization` covers are counted in its format, and
     all others in `dtype`.
     """
@@ -75,10 +75,13 @@ def weights_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None
 
 
 def _tensor_bytes(
-    parameter: str, shape: tuple[int, ...], dtype: str, quantization: Quantization | None
+    parameter: str, shape: tuple[int, ...], dtype: str, quantization: MatrixFormats | None
 ) -> int:
-    if quantization is not None and is_quantized(parameter, shape):
-        return quantization.format_of(parameter).num_bytes(*shape)
+    weight_format = (
+        None if quantization is None else quantization.parameter_format(parameter, shape)
+    )
+    if weight_format is not None:
+        return weight_format.num_bytes(*shape)
     return math.prod(shape) * DTYPE_BYTES[dtype]
 
 

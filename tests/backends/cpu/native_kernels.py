@@ -18,7 +18,7 @@ from tgi_cpu.native_records import BatchRecord, OpRecord, round_up
 
 __all__ = ["SCRATCH_FLOATS", "multiply", "require_library"]
 
-SCRATCH_FLOATS = 1 << 16  # of the engine fixture
+SCRATCH_FLOATS = 1 << 17  # of the engine fixture
 
 
 def require_library() -> NativeLibrary:

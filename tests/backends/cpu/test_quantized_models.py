@@ -31,14 +31,16 @@ from tgi_torch.ops import REFERENCE
 from tgi_torch.weights.loading import load_weights
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.weight_formats import (
+    INT4,
+    INT8,
     QUANTIZATIONS,
     Quantization,
-    WeightFormat,
     describe_quantization,
+    describe_scales,
     is_quantized,
 )
 
-SCHEMES = pytest.mark.parametrize("name", ["int8", "int4"])
+SCHEMES = pytest.mark.parametrize("name", ["int8", "int4", "bitsandbytes-nf4", "fp8"])
 # Fused and split projections, transposed weights, biases, tied and untied heads, gated and ungated
 # MLPs, and scaled embeddings.
 FAMILIES = ["llama", "gpt2", "qwen2", "gemma2", "falcon", "bloom"]
@@ -91,9 +93,10 @@ def rounded_model(
     for name, parameter in decoder.parameters.by_parameter.items():
         if is_quantized(name, tuple(parameter.shape)):
             weight_format = quantization.format_of(name)
-            if by_outputs and weight_format.bits == 8:
-                weight_format = replace(weight_format, group_size=parameter.shape[1])
-            parameter.copy_(quantize(parameter, weight_format).dequantize())
+            if by_outputs and weight_format == INT8:
+                form = replace(weight_format.form, group_inputs=None)
+                weight_format = replace(weight_format, form=form)
+            parameter.copy_(torch.from_numpy(quantize(parameter, weight_format).dequantize()))
         else:
             parameter.copy_(parameter.bfloat16())
     return decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)
@@ -141,14 +144,14 @@ def test_every_name_is_logged_and_saves_memory(name: str, tmp_path: Path) -> Non
     worker.load()
     agreement = worker.negotiate(RequestedLimits())
     quantization = QUANTIZATIONS[name]
-    assert any(
-        f"`--quantize {name}`: weights become {quantization.layers.bits}-bit integers" in line
-        for line in reporter.lines
-    )
+    text = describe_quantization(name)
+    assert any(f"`--quantize {name}`: {text}" in line for line in reporter.lines)
+    assert f"weights become {quantization.layers.bits}-bit" in text
     assert agreement.facts["quantization"] == f"{quantization.name} weights"
-    by_group = f"one per {quantization.layers.group_size} inputs of an output"
-    is_by_output = agreement.facts["kernels"] == "torch" and quantization.layers.bits == 8
-    assert agreement.facts["weight scales"] == ("one per output" if is_by_output else by_group)
+    is_by_output = agreement.facts["kernels"] == "torch" and quantization.layers == INT8
+    assert agreement.facts["weight scales"] == (
+        "a scale for every output" if is_by_output else describe_scales(quantization.layers)
+    )
     assert agreement.facts["dtype"] == "bfloat16"
     expected = weights_bytes(spec, "bfloat16", quantization)
     assert (
@@ -166,9 +169,7 @@ def test_every_name_is_logged_and_saves_memory(name: str, tmp_path: Path) -> Non
     worker.close()
 
 
-@pytest.mark.parametrize(
-    "name", ["awq", "gptq", "marlin", "exl2", "compressed-tensors", "fp8", "int3"]
-)
+@pytest.mark.parametrize("name", ["awq", "gptq", "marlin", "exl2", "compressed-tensors", "int3"])
 def test_unsupported_names_are_rejected(name: str, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     spec = spec_of(tmp_path)
@@ -184,10 +185,7 @@ def test_weights_take_the_estimated_memory(name: str, library: NativeLibrary) ->
     path = demo_model_path(lambda message: None)
     spec = spec_of(path)
     weights = NativeDecoder(spec, library, 1, QUANTIZATIONS[name]).weights
-    taken = sum(
-        matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(parameter))
-        for parameter, matrix in weights.matrices.items()
-    )
+    taken = sum(matrix.num_bytes for matrix in weights.matrices.values())
     taken += sum(vector.nbytes for vector in weights.vectors.values())
     assert taken == pytest.approx(weights_bytes(spec, "bfloat16", QUANTIZATIONS[name]), rel=0.02)
 
@@ -214,8 +212,8 @@ def test_format_of_each_parameter(parameter: str, shape: tuple[int, ...], bits: 
 
 
 def test_odd_sizes_are_rounded_up() -> None:
-    assert WeightFormat("int4", 4, 32, (-8.0,)).num_bytes(3, 33) == 3 * (2 * 16 + 2 * 2)
-    assert WeightFormat("int8", 8, 64, (127.0,)).num_bytes(1, 64) == 64 + 2
+    assert INT4.num_bytes(3, 33) == 3 * (2 * 16 + 2 * 2 + 4)
+    assert INT8.num_bytes(1, 64) == 64 + 2
 
 
 def greedy(model: NativeModel, prompt: list[int], count: int) -> list[int]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.backends.cpu.quantized_matrices import FORMS, random_matrix
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
-from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
+from tgi_torch.weights.weight_formats import FP8, INT4, INT8, NF4, WeightFormat, common_format
 
 FORMATS = pytest.mark.parametrize(
-    "weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name
+    "weight_format", [INT8, INT4, NF4, FP8], ids=lambda weight_format: weight_format.name
 )
 SHAPES = [(3, 2), (33, 7), (64, 64), (100, 131), (48, 256)]
 
@@ -35,17 +36,17 @@ def test_products(shape: tuple[int, int], dtype: torch.dtype, weight_format: Wei
         middle = inputs // 2
         matrix.write(parameter, 1, middle, part[:, middle:])
         matrix.write(parameter, 1, 0, part[:, :middle])
-    exact = quantize(
-        weight,
-        weight_format if weight_format.bits == 4 else replace(weight_format, group_size=inputs),
-    ).dequantize()
+    used = weight_format
+    if weight_format == INT8:
+        used = replace(INT8, form=replace(INT8.form, group_inputs=None))
+    exact = torch.from_numpy(quantize(weight, used).dequantize())
     for num_rows in (1, 5, 17):
         x = torch.randn(num_rows, inputs, generator=generator).to(dtype)
         expected = x.float() @ exact.T
         norms = x.float().norm(dim=1, keepdim=True) * exact.norm(dim=1) + 1e-30
         assert ((matrix.multiply(x, None).float() - expected).abs() / norms).max() < 0.01
         assert torch.equal(matrix.multiply(x, bias), matrix.multiply(x, None) + bias)
-    if weight_format.bits == 8:
+    if weight_format != INT4:
         assert torch.allclose(
             matrix.lookup(torch.tensor([outputs - 1, 0])).float(),
             exact[[outputs - 1, 0]],
@@ -59,3 +60,20 @@ def test_memory(weight_format: WeightFormat) -> None:
     matrix.write("a", 0, 0, torch.randn(128, 512))
     # torch's 4-bit format also stores zeros.
     assert matrix.num_bytes == pytest.approx(weight_format.num_bytes(128, 512), rel=0.12)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_canonical_forms(name: str) -> None:
+    whole = random_matrix(FORMS[name], (50, 160))
+    weight_format = common_format([whole.format], 160)
+    assert weight_format is not None
+    matrix = QuantizedMatrix({"a": 20, "b": 30}, 160, weight_format, torch.float32)
+    matrix.write_quantized("b", 0, whole.rows(slice(20, 50)))
+    matrix.write_quantized("a", 11, whole.rows(slice(11, 20)))
+    matrix.write_quantized("a", 0, whole.rows(slice(0, 11)))
+    exact = torch.from_numpy(whole.dequantize())
+    x = torch.randn(3, 160, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(matrix.multiply(x, None), x @ exact.T, rtol=1e-5, atol=1e-3)
+    ids = torch.tensor([49, 0, 20])
+    torch.testing.assert_close(matrix.lookup(ids), exact[ids], rtol=1e-5, atol=1e-5)
+    assert matrix.num_bytes <= 1.01 * weight_format.num_bytes(50, 160)

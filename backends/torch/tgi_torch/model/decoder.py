@@ -39,7 +39,7 @@ from tgi_torch.model.mixer_builder import MixerBuilder
 from tgi_torch.model.rotary import RotaryTable
 from tgi_torch.ops import Ops
 from tgi_torch.weights.parameters import Parameters
-from tgi_torch.weights.weight_formats import Quantization
+from tgi_torch.weights.weight_formats import CheckpointFormats, MatrixFormats
 
 __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 
@@ -90,14 +90,15 @@ class Decoder:
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
     def takes(self, parameter: str, form: QuantizedFormat) -> bool:
-        """Whether `write_quantized` can store `parameter` in this format."""
-        return self.parameters.takes(parameter, form)
+        """Whether `write_quantized` stores the parameter in the checkpoint's format."""
+        return self.parameters.takes(parameter)
 
     def write_quantized(
         self, parameter: str, expert: int | None, first_row: int, piece: QuantizedMatrix
     ) -> None:
-        """Store rows of a quantized weight. See `tgi_torch.weights.loading.WeightSink`."""
-        self.parameters.write_quantized(parameter, expert, first_row, piece)
+        """Store rows of a quantized parameter, beginning with `first_row`."""
+        assert expert is None, f"{parameter}: experts are dequantized"
+        self.parameters.write_quantized(parameter, first_row, piece)
 
     def with_cache(
         self,
@@ -215,13 +216,17 @@ def build_decoder(
     ops: Ops,
     dtype: torch.dtype,
     device: torch.device | str,
-    quantization: Quantization | None = None,
+    quantization: MatrixFormats | None = None,
 ) -> Decoder:
     """Build a decoder for `spec`. Its parameters are not initialised.
 
     Raises `ModelError` if the spec needs a mixer that is not supported.
     """
-    parameters = Parameters(dtype=dtype, device=torch.device(device))
+    parameters = Parameters(
+        dtype=dtype,
+        device=torch.device(device),
+        takes_codes=isinstance(quantization, CheckpointFormats),
+    )
     build = BuildContext(ops, parameters, spec.hidden_size, quantization)
     embedding = build_embedding(build, spec)
     mixers = MixerBuilder(build, spec)

@@ -29,7 +29,7 @@ from tgi_torch.model.rotary import Rotation
 from tgi_torch.ops import Ops
 from tgi_torch.weights.parameters import Parameters
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
-from tgi_torch.weights.weight_formats import Quantization, is_quantized
+from tgi_torch.weights.weight_formats import MatrixFormats
 
 __all__ = [
     "BuildContext",
@@ -79,7 +79,7 @@ class BuildContext(NamedTuple):
     ops: Ops
     parameters: Parameters
     hidden_size: int
-    quantization: Quantization | None = None
+    quantization: MatrixFormats | None = None
 
 
 @final
@@ -110,11 +110,10 @@ def build_linear(
         if bias
         else None
     )
-    if quantization is not None and all(
-        is_quantized(name, (n, columns)) for name, n in names.items()
-    ):
+    weight_format = None if quantization is None else quantization.matrix_format(names, columns)
+    if weight_format is not None:
         return Linear(
-            _multiply_quantized, store.create_quantized(names, columns, quantization.layers), offset
+            _multiply_quantized, store.create_quantized(names, columns, weight_format), offset
         )
     return Linear(build.ops.linear, store.create_fused(names, after=(columns,)), offset)
 
@@ -123,11 +122,13 @@ def build_embedding_or_head_table(
     build: BuildContext, parameter: str, rows: int, columns: int
 ) -> Tensor | QuantizedMatrix:
     """Create the table [rows, columns] of an embedding or a head as `parameter`."""
-    if build.quantization is None:
-        return build.parameters.create(parameter, rows, columns)
-    return build.parameters.create_quantized(
-        {parameter: rows}, columns, build.quantization.embedding_and_head
+    formats = build.quantization
+    weight_format = (
+        None if formats is None else formats.parameter_format(parameter, (rows, columns))
     )
+    if weight_format is None:
+        return build.parameters.create(parameter, rows, columns)
+    return build.parameters.create_quantized({parameter: rows}, columns, weight_format)
 
 
 def build_head(build: BuildContext, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:

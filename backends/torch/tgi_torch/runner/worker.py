@@ -57,8 +57,9 @@ from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.runner import ModelRunner
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import Sampler
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats, formats_line
 from tgi_torch.weights.loading import checkpoint_dtype, load_weights
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, Quantization
+from tgi_torch.weights.weight_formats import QUANTIZATIONS, CheckpointFormats, MatrixFormats
 
 __all__ = [
     "TorchDevice",
@@ -102,18 +103,26 @@ class TorchDevice:
 
 
 def decoder_loader(
-    ops: Ops, device: torch.device, quantization: Quantization | None = None
+    ops: Ops, device: torch.device, quantization: MatrixFormats | None = None
 ) -> LoadModel:
     """Return a function that loads the shared decoder with the operations of a backend. Matrix
     products with quantized weights run only on a CPU.
     """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
-        decoder = build_decoder(spec, ops, dtype, device, quantization)
+        formats = quantization or _computed_formats(spec, path, device)
+        decoder = build_decoder(spec, ops, dtype, device, formats)
         load_weights(decoder, path, progress)
         return decoder
 
     return load
+
+
+def _computed_formats(
+    spec: ModelSpec, path: Path, device: torch.device
+) -> CheckpointFormats | None:
+    """The formats of a quantized checkpoint, or None if all weights are dequantized."""
+    return checkpoint_formats(spec, path) if device.type == "cpu" else None
 
 
 def torch_worker(config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> StepWorker:
@@ -135,7 +144,7 @@ class TorchPart:
         self._agreement: Agreement | None = None
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
-        self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+        self._quantization: MatrixFormats | None = QUANTIZATIONS.get(config.quantize or "")
 
     def load(self, progress: Progress) -> None:
         """Load the weights. Raises a `ModelError` with the file and the tensor if the weights
@@ -143,12 +152,17 @@ class TorchPart:
         """
         path = Path(self._config.model_path)
         requested, stored = self._config.dtype, _name(checkpoint_dtype(path))
+        if self._quantization is None and isinstance(self._spec, ModelSpec):
+            self._quantization = _computed_formats(self._spec, path, self._device.device)
         dtype = compute_dtype(requested, stored, self._quantization)
         line = None if self._quantization else rounding_line(requested, stored, dtype)
         if line is not None:
             self._reporter.log(line)
         loss = dequantization_of(self._config.model_path)
-        if loss is not None:
+        if isinstance(self._quantization, CheckpointFormats):
+            assert isinstance(self._spec, ModelSpec), "other models have no formats"
+            self._reporter.log(formats_line(self._quantization, self._spec, dtype))
+        elif loss is not None:
             self._reporter.log(loss.line(dtype, DTYPE_BYTES[dtype]))
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
@@ -365,7 +379,7 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
 
 
 def _model_bytes(
-    spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: Quantization | None
+    spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: MatrixFormats | None
 ) -> int:
     return (
         weights_bytes(spec, dtype, quantization)

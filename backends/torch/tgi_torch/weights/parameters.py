@@ -9,8 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from tgi.checkpoints.quantized import QuantizedFormat
-from tgi.checkpoints.quantized import QuantizedMatrix as QuantizedPiece
+from tgi.checkpoints.quantized import QuantizedMatrix as CanonicalMatrix
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
 from tgi_torch.weights.weight_formats import WeightFormat
 
@@ -31,6 +30,7 @@ class Parameters:
     by_parameter: dict[str, Tensor] = field(default_factory=dict)
     quantized: dict[str, QuantizedMatrix] = field(default_factory=dict)  # by parameter name
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of all parameters
+    takes_codes: bool = False  # whether the checkpoint contains the quantized weights
 
     def create(self, parameter: str, *shape: int) -> Tensor:
         """Create a tensor that is one parameter."""
@@ -78,16 +78,13 @@ class Parameters:
         part = target if piece.dim() == 0 else target.narrow(axis, start, piece.shape[axis])
         part.copy_(piece)
 
-    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
-        """Whether a quantized matrix can be stored without dequantizing it."""
-        del parameter, form
-        return False
+    def takes(self, parameter: str) -> bool:
+        """Whether the parameter is stored in the quantized form that the checkpoint contains."""
+        return self.takes_codes and parameter in self.quantized
 
-    def write_quantized(
-        self, parameter: str, expert: int | None, first_row: int, piece: QuantizedPiece
-    ) -> None:
-        """Store rows of a quantized matrix. `takes` returns false for every format."""
-        raise AssertionError(f"{parameter} is not stored in a quantized format")
+    def write_quantized(self, parameter: str, first_row: int, piece: CanonicalMatrix) -> None:
+        """Store rows of a parameter that are already quantized, beginning with `first_row`."""
+        self.quantized[parameter].write_quantized(parameter, first_row, piece)
 
     @property
     def num_bytes(self) -> int:

@@ -57,6 +57,30 @@ class QuantizedMatrix:
             offsets=None if self.offsets is None else self.offsets * np.float32(factor),
         )
 
+    def in_form(self, form: QuantizedFormat) -> Self:
+        """Return the same weights in a form that can represent the form of this matrix: codes of at
+        least as many bits, groups that divide the groups of this matrix, and zeros or offsets if
+        this matrix has them.
+        """
+        size = form.group_inputs or self.shape[1]
+        starts = np.arange(0, self.shape[1], size) // (self.format.group_inputs or self.shape[1])
+        scales = self.scales[:, starts]
+        zeros = None if self.zeros is None else self.zeros[:, starts]
+        offsets = None if self.offsets is None else self.offsets[:, starts]
+        if zeros is None and form.kind is CodeKind.INTEGER:
+            zeros = np.full(scales.shape, self.format.zero, np.uint8)
+        if form.has_offsets and zeros is not None:
+            # A zero that is not used has the value 0.
+            from_zeros = -zeros.astype(np.float32) * scales
+            offsets = from_zeros if offsets is None else offsets + from_zeros
+        return replace(
+            self,
+            format=form,
+            scales=scales,
+            zeros=zeros if form.has_zeros else None,
+            offsets=offsets if form.has_offsets else None,
+        )
+
     def dequantize(self) -> npt.NDArray[np.float32]:
         """Return the weights [outputs, inputs] in float32, in the order of the inputs."""
         outputs, inputs = self.shape
