@@ -32,7 +32,7 @@ from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.memory import weights_bytes
 from tgi_torch.model.protocols import LoadModel, Model
 from tgi_torch.ops import REFERENCE
-from tgi_torch.runner.worker import decoder_loader
+from tgi_torch.runner.device import decoder_loader
 from tgi_torch.weights.weight_formats import QUANTIZATIONS
 from tools.train_demo.chat_format import segments
 from tools.train_demo.evaluate import render

@@ -11,7 +11,7 @@ from tests.conformance.faults.wrappers import BackendWithWorker
 from tests.core.house.sources import ROOT
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi_cpu.backend import CpuBackend
-from tgi_torch.runner.worker import TorchDevice
+from tgi_torch.runner.device import TorchDevice
 
 PAGE = ROOT / "docs" / "torch-backend.md"
 CHECKS = {check.id: check for check in ALL_CHECKS}

@@ -22,7 +22,8 @@ from tgi_torch.memory import compute_dtype
 from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE
 from tgi_torch.runner.decode_steps import DecodeProgram
-from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_program, torch_worker
+from tgi_torch.runner.device import TorchDevice, decoder_loader, no_decode_program
+from tgi_torch.runner.worker import torch_worker
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import NUMPY_KERNELS, Sampler
 from tgi_torch.weights.checkpoint_formats import checkpoint_formats

@@ -31,7 +31,8 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_cpu import machine, tgi_backend
 from tgi_torch.memory import weights_bytes
 from tgi_torch.ops import REFERENCE
-from tgi_torch.runner.worker import TorchDevice, decoder_loader, torch_worker
+from tgi_torch.runner.device import TorchDevice, decoder_loader
+from tgi_torch.runner.worker import torch_worker
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024
