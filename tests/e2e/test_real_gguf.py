@@ -64,6 +64,6 @@ def test_a_conversation_with_the_template_of_the_file(tmp_path):
 
 def test_gemma_completes_a_text(tmp_path):
     with running_server(FOLDER / GEMMA, "cpu", tmp_path / "log") as server:
-        body = {"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 8}}
+        body = {"inputs": PROMPTS[2], "parameters": {"max_new_tokens": 8}}
         response = httpx.post(f"{server.url}/generate", json=body, timeout=300).json()
-    assert "Paris" in response["generated_text"]
+    assert response["generated_text"].startswith(" 100 degrees Celsius.")

@@ -55,6 +55,8 @@ def find_format(model_path: Path) -> CheckpointFormat | None:
     if settings is None:
         return None
     method = settings.text("quant_method")
+    if method == "gguf":
+        return None  # transformers read a GGUF file, and saved the dequantized weights in a folder
     if method not in FORMATS:
         raise ModelError(
             f"{settings.place}: the quantization method `{shown(method)}` is not supported. The"

@@ -1,5 +1,6 @@
 """Models in GGUF files: equal to their twins in Hugging Face format, in spec and weights."""
 
+import json
 import shutil
 import struct
 
@@ -226,3 +227,12 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "cache").write_text("")
     with pytest.raises(ModelError, match="Set XDG_CACHE_HOME"):
         gguf_model_folder(path, str(tmp_path / "cache"))
+
+
+def test_a_folder_that_transformers_saved_from_a_file_is_not_quantized(tmp_path):
+    """The config names the method, but the weights in the folder are dequantized."""
+    _, twin = write_twins(tmp_path, "llama")
+    config = json.loads((twin / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gguf", "gguf_file": "a.gguf"}
+    (twin / "config.json").write_text(json.dumps(config))
+    assert read_headers(twin).format is None

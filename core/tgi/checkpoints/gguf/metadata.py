@@ -88,10 +88,10 @@ class Metadata:
     def error(self, key: str, rule: str) -> ModelError:
         """Create the error for a value that violates a rule."""
         value = self._values.get(key)
-        value_text = f"an array of {len(value)} values" if isinstance(value, list) else repr(value)
+        text = f"an array of {len(value)} values" if isinstance(value, list) else repr(value)
         if isinstance(value, np.ndarray):
-            value_text = f"the array {value[:8].tolist()} with {len(value)} values"
-        shown = value_text if len(value_text) <= _MAX_SHOWN else f"{value_text[:_MAX_SHOWN]}…"
+            text = f"the array {value[:8].tolist()} with {len(value)} values"
+        shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
         return ModelError(f"{self._where}: `{key}` {rule}. Given: {shown}.", _REMEDY)
 
     def _value(self, key: str, default: Value | None) -> Value:
