@@ -167,6 +167,25 @@ PUBLISHED_MIXTURES: dict[str, dict[str, Any]] = {
         "num_shared_expert": [1] * 3,
         "use_mixed_mlp_moe": True,
     },
+    "minimax_m2": SIZES
+    | {
+        "attn_type_list": [1, 1, 1],
+        "head_dim": 12,
+        "mtp_transformer_layers": 1,
+        "num_experts_per_tok": 2,
+        "num_local_experts": 5,
+        "num_mtp_modules": 3,
+        "qk_norm_type": "per_layer",
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 5000000,
+        "rotary_dim": 6,
+        "scoring_func": "sigmoid",
+        "shared_intermediate_size": 0,
+        "tie_word_embeddings": False,
+        "use_mtp": True,
+        "use_qk_norm": True,
+        "use_routing_bias": True,
+    },
     "olmoe": PLAIN
     | {
         "clip_qkv": None,

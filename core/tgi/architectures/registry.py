@@ -76,6 +76,7 @@ FAMILIES = {
     "mamba2": "mamba2",
     "minicpm": "minicpm",
     "minicpm3": "minicpm3",
+    "minimax_m2": "minimax_m2",
     "ministral": "ministral",
     "ministral3": "ministral3",
     "mistral": "mistral",
