@@ -52,6 +52,8 @@ def _mixer(mixer: Mixer) -> str:
     match mixer:
         case Attention(causal=False):
             return "attention without a causal mask"
+        case Attention(chunk=int()):
+            return "attention in chunks"
         case Attention(window=None):
             return "attention"
         case Attention():

@@ -32,6 +32,7 @@ FIRST_MIXERS = {
     "recurrent_gemma": "gated recurrence",
 }
 """Families whose first mixer is not a state space."""
+UNSUPPORTED_ON_TPUS = {"llama4_text": "attention in chunks"}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -60,8 +61,20 @@ def check_spec_of_both_files(family: str, config: dict[str, Any], path: Path) ->
 def test_the_tpu_backend_supports_plain_attention(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family] | {"model_type": family}))
     reason = unsupported(load_spec(tmp_path))
-    assert reason == (
-        "latent attention is not supported by this backend" if family in PUBLISHED_LATENT else None
+    part = "latent attention" if family in PUBLISHED_LATENT else UNSUPPORTED_ON_TPUS.get(family)
+    assert reason == (None if part is None else f"{part} is not supported by this backend")
+
+
+def test_backends_reject_parts_of_llama4(tmp_path: Path) -> None:
+    config = FAMILIES["llama4_text"] | {"model_type": "llama4_text"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    assert "attention in chunks" in not_native(spec)
+    full = config | {"layer_types": ["full_attention"] * 3}
+    (tmp_path / "config.json").write_text(json.dumps(full))
+    assert unsupported(load_spec(tmp_path)) == (
+        "experts with weighted inputs are not supported by this backend"
     )
 
 

@@ -47,6 +47,8 @@ def _unsupported_attention(mixer: Attention) -> Iterator[str]:
         or not mixer.causal
     ):
         yield "this kind of attention"
+    if mixer.chunk is not None:
+        yield "attention in chunks"
     if mixer.qk_norm_after_rope:
         yield "a query norm after the rotary embedding"
     if mixer.position_scale is not None:

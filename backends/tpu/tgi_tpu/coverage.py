@@ -4,7 +4,7 @@ framework.
 
 from __future__ import annotations
 
-from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
+from tgi.architectures import MLP, Attention, GenericSpec, Mixer, MixtureOfExperts, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
 from tgi_tpu.model.layer_groups import attention_of
 
@@ -19,21 +19,32 @@ def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
         return "a model with an encoder is not supported by this backend"
     for layer in spec.decoder.layers:
         for mixer in (branch.mixer for block in layer.blocks for branch in block.branches):
-            if not isinstance(mixer, Attention | MLP | MixtureOfExperts):
-                return f"{mixer_tag(mixer).replace('_', ' ')} is not supported by this backend"
-            if isinstance(mixer, Attention) and mixer.v_head_dim not in (None, mixer.head_dim):
-                return (
-                    "attention whose values have a different size than its keys is not supported by"
-                    " this backend"
-                )
-            if isinstance(mixer, Attention) and (
-                mixer.relative_bias is not None or not mixer.causal
-            ):
-                return (
-                    "attention with a relative bias or without a causal mask is not supported by"
-                    " this backend"
-                )
+            part = _unsupported_part(mixer)
+            if part is not None:
+                return f"{part} not supported by this backend"
     return None
+
+
+def _unsupported_part(mixer: Mixer) -> str | None:
+    """Return the part of a mixer that is not supported, with a verb, or None if all parts are."""
+    match mixer:
+        case Attention():
+            parts = {
+                "attention whose values have a different size than its keys is": (
+                    mixer.v_head_dim not in (None, mixer.head_dim)
+                ),
+                "attention with a relative bias or without a causal mask is": (
+                    mixer.relative_bias is not None or not mixer.causal
+                ),
+                "attention in chunks is": mixer.chunk is not None,
+            }
+        case MixtureOfExperts():
+            parts = {"experts with weighted inputs are": mixer.scale_inputs}
+        case MLP():
+            parts = {}
+        case _:
+            return f"{mixer_tag(mixer).replace('_', ' ')} is"
+    return next((part for part, is_present in parts.items() if is_present), None)
 
 
 def kv_repeats(mixer: Attention, tp_size: int) -> int:

@@ -60,7 +60,8 @@ class Attention(Part, frozen=True, tag="attention"):
     """Self-attention over the cache.
 
     `window` includes the token itself: a query at position p attends to the positions
-    p - window + 1 to p.
+    p - window + 1 to p. With `chunk`, the positions are divided into chunks of this size, and a
+    query attends only to positions of its own chunk. An attention has at most one of the two.
     """
 
     num_heads: int
@@ -73,6 +74,7 @@ class Attention(Part, frozen=True, tag="attention"):
     alibi_scale: float = 1.0  # factor of the slopes; in falcon it is equal to `scale`
     alibi_bias_max: float = 8.0  # the smallest slope is 2^-alibi_bias_max (mpt)
     window: int | None = None
+    chunk: int | None = None
     softcap: float | None = None
     qkv_bias: bool = False
     output_bias: bool = False
@@ -94,7 +96,7 @@ class Attention(Part, frozen=True, tag="attention"):
         """The kind of cache. Attention of an encoder needs no cache."""
         if not self.causal:
             return "none"
-        return "full" if self.window is None else "window"
+        return "full" if self.window is None and self.chunk is None else "window"
 
 
 class CrossAttention(Part, frozen=True, tag="cross_attention"):
@@ -265,7 +267,8 @@ class MixtureOfExperts(Part, frozen=True, tag="moe"):
     `experts_per_token`.
 
     `shared` is an additional MLP that every token uses. `scale` is a factor of the sum of all
-    outputs.
+    outputs. With `scale_inputs`, the input of an expert is multiplied by the weight of the expert,
+    in place of its output (llama4).
     """
 
     num_experts: int
@@ -274,6 +277,7 @@ class MixtureOfExperts(Part, frozen=True, tag="moe"):
     router: Router
     shared: MLP | None = None
     shared_gate: bool = False  # a sigmoid gate for the shared expert (qwen2_moe)
+    scale_inputs: bool = False
     scale: float = 1.0  # 0.5 if the experts and the shared expert are averaged (cohere2_moe)
 
     @property

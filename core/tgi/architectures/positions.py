@@ -92,12 +92,13 @@ class Rope(Part, frozen=True):
 
 
 class PositionScale(Part, frozen=True):
-    """Multiplies the query at position p by 1 + `beta` * log(1 + floor(p / `period`)) (ministral3,
-    arXiv 2501.19399).
+    """Multiplies the query at position p by 1 + `beta` * log(1 + floor((p + `offset`) / `period`))
+    (ministral3 and llama4, arXiv 2501.19399).
     """
 
     beta: float
     period: int
+    offset: int = 0
 
 
 class RelativeBias(Part, frozen=True):

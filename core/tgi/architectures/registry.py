@@ -72,6 +72,7 @@ FAMILIES = {
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2_moe",
     "llama": "llama",
+    "llama4_text": "llama4",
     "mamba": "mamba",
     "mamba2": "mamba2",
     "minicpm": "minicpm",

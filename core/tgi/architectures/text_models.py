@@ -20,6 +20,7 @@ TEXT_MODELS = frozenset(
     {
         "idefics3",
         "internvl",
+        "llama4",
         "llava",
         "llava_next",
         "llava_onevision",

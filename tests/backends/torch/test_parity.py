@@ -40,6 +40,7 @@ ROUTED = {
     "granitemoe",
     "granitemoeshared",
     "hunyuan_v1_moe",
+    "llama4_text",
     "minimax_m2",
     "mixtral",
     "olmoe",

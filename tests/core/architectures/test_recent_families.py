@@ -142,7 +142,11 @@ def test_layers_of_ernie_with_experts(tmp_path: Path) -> None:
         ),
         ("hunyuan_v1_moe", {"moe_topk": [1, 1]}, ["`moe_topk`", "3 whole numbers"]),
         ("hunyuan_v1_moe", {"num_experts": [1, 0, 1]}, ["`num_experts`", ">= 1"]),
+        ("llama4_text", {"attn_temperature_tuning": "on"}, ["`attn_temperature_tuning`", "true"]),
+        ("llama4_text", {"no_rope_layers": [1]}, ["`no_rope_layers`", "3 entries"]),
+        ("llama4_text", {"layer_types": ["chunked_attention"]}, ["`layer_types`", "3 strings"]),
         ("minicpm", {"num_experts": 8}, ["`num_experts`", "MiniCPM-MoE is not supported"]),
+        ("minimax_m2", {"scoring_func": "softmax"}, ["`scoring_func`", "sigmoid"]),
         ("minicpm", {"sparse_config": {"topk": 64}}, ["`sparse_config`", "InfLLM"]),
         (
             "ministral3",
@@ -159,6 +163,7 @@ def test_invalid_option_is_reported(
 ) -> None:
     other_names = {
         "model_type": model_type,
+        "intermediate_size_mlp": 40,
         "moe_intermediate_size": 24,
         "num_heads": 4,
         "num_key_value_heads": 2,

@@ -14,6 +14,7 @@ from torch import Tensor
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.encoder_decoder import Encoder
@@ -54,7 +55,7 @@ class Decoder:
     spec: ModelSpec
     parameters: Parameters
     ops: Ops
-    windows: tuple[int | None, ...]
+    key_ranges: tuple[KeyRange, ...]
     rotary_tables: tuple[RotaryTable, ...]
     embedding: EmbeddingLayer
     blocks: tuple[ResidualBlock, ...]
@@ -125,8 +126,8 @@ class Decoder:
             kv_cache=kv_cache,
             rotations=tuple(table.lookup(metadata) for table in self.rotary_tables),
             plans=tuple(
-                self.ops.plan_attention(metadata, kv_cache.block_size, window)
-                for window in self.windows
+                self.ops.plan_attention(metadata, kv_cache.block_size, key_range)
+                for key_range in self.key_ranges
             ),
             cross_plan=(
                 None
@@ -225,7 +226,7 @@ def build_decoder(
         spec=spec,
         parameters=parameters,
         ops=ops,
-        windows=mixers.windows,
+        key_ranges=mixers.key_ranges,
         rotary_tables=tuple(RotaryTable(rope, parameters.device) for rope in mixers.ropes),
         embedding=embedding,
         blocks=blocks,

@@ -65,7 +65,7 @@ class StepContext(NamedTuple):
     metadata: AttentionMetadata
     kv_cache: KVCache
     rotations: tuple[Rotation, ...]  # one per distinct rope of the model
-    plans: tuple[Any, ...]  # one per distinct window, made by `Ops.plan_attention`
+    plans: tuple[Any, ...]  # one per distinct key range, made by `Ops.plan_attention`
     cross_plan: Any = None  # in models with an encoder, made by `Ops.plan_cross_attention`
     state_plan: Any = None  # in models with recurrent layers, made by `Ops.plan_states`
 

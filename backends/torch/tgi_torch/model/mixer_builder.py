@@ -21,6 +21,7 @@ from tgi.architectures import (
 )
 from tgi.backend import ModelError
 from tgi.worker.cache_layout import RecurrentMixer, TokenMixer, attention_layers
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.model.encoder_decoder import (
     CrossAttentionMixer,
     build_cross_attention,
@@ -47,7 +48,7 @@ class MixerBuilder:
 
     def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
         attentions = attention_layers(spec)
-        self.windows = _distinct(_window(mixer) for mixer in attentions)
+        self.key_ranges = _distinct(_key_range(mixer) for mixer in attentions)
         self.ropes: tuple[Rope, ...] = _distinct(
             mixer.rope for mixer in attentions if mixer.rope is not None
         )
@@ -90,7 +91,7 @@ class MixerBuilder:
     def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
         build = self._build
         if isinstance(mixer, LatentAttention):
-            plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
+            plan, rotation = self.key_ranges.index(_key_range(mixer)), self.ropes.index(mixer.rope)
             layer = next(self._num_attentions)
             return build_latent_attention(
                 build, mixer, prefix, layer=layer, plan=plan, rotation=rotation
@@ -103,14 +104,14 @@ class MixerBuilder:
             mixer,
             prefix,
             layer=next(self._num_attentions),
-            plan=self.windows.index(mixer.window),
+            plan=self.key_ranges.index(_key_range(mixer)),
             rotation=None if mixer.rope is None else self.ropes.index(mixer.rope),
             relative_bias=bias,
         )
 
 
-def _window(mixer: TokenMixer) -> int | None:
-    return mixer.window if isinstance(mixer, Attention) else None
+def _key_range(mixer: TokenMixer) -> KeyRange:
+    return KeyRange(mixer.window, mixer.chunk) if isinstance(mixer, Attention) else KeyRange()
 
 
 def _not_built(spec: ModelSpec, what: str) -> ModelError:

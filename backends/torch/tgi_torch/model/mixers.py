@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tgi.architectures import MLP, Activation, Attention, Norm
+from tgi.architectures import MLP, Activation, Attention, Norm, PositionScale
 from tgi.architectures.mixers import XIELU_BETA, XIELU_EPSILON
 from tgi.backend import ModelError
 from tgi_torch.attention.alibi import alibi_slopes
@@ -233,16 +233,17 @@ def _build_rotate(ops: Ops, spec: Attention, rotation: int | None) -> Rotate:
 
 def _build_query_scale(spec: Attention) -> Callable[[Tensor, Tensor], Tensor]:
     rule = spec.position_scale
-    return _unscaled if rule is None else partial(_scale_query, rule.beta, rule.period)
+    return _unscaled if rule is None else partial(_scale_query, rule)
 
 
 def _unscaled(query: Tensor, positions: Tensor) -> Tensor:
     return query
 
 
-def _scale_query(beta: float, period: int, query: Tensor, positions: Tensor) -> Tensor:
+def _scale_query(rule: PositionScale, query: Tensor, positions: Tensor) -> Tensor:
     """Multiply the queries [T, H, D] by the factors of their positions int64 [T]."""
-    scale = 1 + beta * torch.log1p((positions // period).float())
+    turns = (positions + rule.offset) // rule.period
+    scale = 1 + rule.beta * torch.log1p(turns.float())
     return query * scale.to(query.dtype)[:, None, None]
 
 

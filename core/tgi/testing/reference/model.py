@@ -215,6 +215,9 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     hidden = (distance < 0) if rule.causal else np.zeros_like(distance, dtype=bool)
     if rule.window is not None:
         hidden = hidden | (distance >= rule.window)
+    if rule.chunk is not None:
+        chunks = np.arange(num_tokens) // rule.chunk
+        hidden = hidden | (chunks[:, None] != chunks[None, :])
     scores = np.where(hidden, np.float32(-np.inf), scores)
     if rule.sinks:
         sinks = np.broadcast_to(weights[f"{name}.sinks"][:, None, None], (heads, num_tokens, 1))
@@ -261,7 +264,7 @@ def _heads(y: Array, rule: Attention, weights: Weights, name: str) -> tuple[Arra
 
 def _query_scales(rule: PositionScale, num_tokens: int) -> Array:
     """Return the factor of the query at each position, float32 [T]."""
-    turns = np.arange(num_tokens) // rule.period
+    turns = (np.arange(num_tokens) + rule.offset) // rule.period
     return (1 + rule.beta * np.log1p(turns)).astype(np.float32)
 
 
@@ -343,7 +346,10 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
     ]
     for token, row in enumerate(logits):
         for expert, share in _route(row, rule.router, rule.experts_per_token, correction).items():
-            out[token] += share * mlp(y[token], rule.expert, experts[expert], f"{name}.experts")
+            before, after = (share, 1) if rule.scale_inputs else (1, share)
+            out[token] += after * mlp(
+                before * y[token], rule.expert, experts[expert], f"{name}.experts"
+            )
     if rule.shared is not None:
         shared = mlp(y, rule.shared, weights, f"{name}.shared")
         if rule.shared_gate:
