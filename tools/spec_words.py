@@ -96,6 +96,8 @@ def _mixer_elements(mixer: Mixer) -> Iterator[str]:
         yield from _attention_elements(mixer)
     elif isinstance(mixer, LatentAttention):
         yield from _rope_elements(mixer.rope, mixer.qk_rope_head_dim)
+        if mixer.index_top_k is not None:
+            yield f"index of keys (contexts of at most {mixer.index_top_k} tokens)"
     elif isinstance(mixer, MLP) and mixer.activation == "xielu":
         yield "xIELU"
     elif isinstance(mixer, MixtureOfExperts):

@@ -276,7 +276,55 @@ _LATENT = PLAIN | {
     "qk_rope_head_dim": 4,
 }
 
+_INDEX = {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 128}
+
 PUBLISHED_LATENT: dict[str, dict[str, Any]] = {
+    "deepseek_v32": _LATENT
+    | SIGMOID_EXPERTS
+    | _INDEX
+    | {
+        "ep_size": 1,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "n_group": 4,
+        "n_routed_experts": 8,
+        "num_nextn_predict_layers": 1,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 32,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "scoring_func": "sigmoid",
+        "topk_group": 2,
+        "topk_method": "noaux_tc",
+        "v_head_dim": 6,
+    },
+    "glm_moe_dsa": _LATENT
+    | SIGMOID_EXPERTS
+    | _INDEX
+    | {
+        "ep_size": 1,
+        "first_k_dense_replace": 1,
+        "head_dim": 4,
+        "index_skip_topk_offset": 1,
+        "index_topk_freq": 2,
+        "indexer_rope_interleave": True,
+        "moe_layer_freq": 1,
+        "num_nextn_predict_layers": 1,
+        "qk_head_dim": 12,
+        "rms_norm_eps": 1e-05,
+        "rope_interleave": True,
+        "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "v_head_dim": 6,
+    },
     "glm4_moe_lite": _LATENT
     | SIGMOID_EXPERTS
     | {

@@ -197,6 +197,31 @@ PUBLISHED_MIXTURES: dict[str, dict[str, Any]] = {
         "router_jitter_noise": 0.0,
         "use_qk_norm": True,
     },
+    "mimo_v2_flash": PLAIN
+    | SIGMOID_EXPERTS
+    | {
+        "add_full_attention_sink_bias": False,
+        "add_swa_attention_sink_bias": True,
+        "attention_value_scale": 0.707,
+        "head_dim": 12,
+        "hybrid_layer_pattern": [0, 1, 1],
+        "layernorm_epsilon": 1e-05,
+        "moe_layer_freq": [0, 1, 1],
+        "n_shared_experts": None,
+        "partial_rotary_factor": 0.334,
+        "rope_theta": 5000000,
+        "routed_scaling_factor": None,
+        "scoring_func": "sigmoid",
+        "sliding_window": 6,
+        "sliding_window_size": 6,
+        "swa_head_dim": 12,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_rope_theta": 10000,
+        "swa_v_head_dim": 10,
+        "topk_method": "noaux_tc",
+        "v_head_dim": 10,
+    },
     "minimax_m2": SIZES
     | {
         "attn_type_list": [1, 1, 1],

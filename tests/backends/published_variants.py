@@ -71,6 +71,30 @@ PUBLISHED_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "use_qk_norm": False,
         },
     ),
+    "mimo_v2_flash-groups": (
+        "mimo_v2_flash",
+        {
+            "attention_bias": True,
+            "attention_value_scale": None,
+            "hybrid_layer_pattern": None,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "mlp_layer_types": ["sparse", "dense", "sparse"],
+            "moe_layer_freq": None,
+            "n_group": 4,
+            "n_routed_experts": 8,
+            "rope_parameters": {
+                kind: {
+                    "partial_rotary_factor": 0.5,
+                    "rope_theta": theta,
+                    "rope_type": "default",
+                }
+                for kind, theta in {"full_attention": 500.0, "sliding_attention": 90.0}.items()
+            },
+            "sliding_window": 5,
+            "sliding_window_size": None,
+            "topk_group": 2,
+        },
+    ),
     "ministral-window": ("ministral", {"layer_types": None}),
     "nemotron-biases": ("nemotron", _ALL_BIASES | {"head_dim": None}),
     "olmo3-plain": ("olmo3", {"attention_bias": True, "rope_scaling": None}),

@@ -117,7 +117,10 @@ class CrossAttention(Part, frozen=True, tag="cross_attention"):
 class LatentAttention(Part, frozen=True, tag="latent_attention"):
     """Multi-head latent attention (DeepSeek V2).
 
-    Keys and values are cached as one low-rank vector per token.
+    Keys and values are cached as one low-rank vector per token. If `index_top_k` is set, a query of
+    the model attends only to the `index_top_k` keys that an index chooses (deepseek_v32). The index
+    is not implemented. In contexts of at most `index_top_k` tokens, the index would choose all
+    keys, so longer contexts are rejected.
     """
 
     num_heads: int
@@ -131,6 +134,7 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
     norm: Norm  # for each of the two low-rank vectors
     qkv_bias: bool = False  # whether the projections to the low ranks have a bias
     output_bias: bool = False
+    index_top_k: int | None = None
 
     @property
     def cache(self) -> CacheKind:

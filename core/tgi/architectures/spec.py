@@ -126,6 +126,16 @@ class Stack(Part, frozen=True):
     layers: tuple[Layer, ...]
     final_norm: Norm | None = None
 
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The mixers of all layers in order."""
+        return tuple(
+            branch.mixer
+            for layer in self.layers
+            for block in layer.blocks
+            for branch in block.branches
+        )
+
 
 class Embedding(Part, frozen=True):
     """Token vectors.
@@ -200,6 +210,16 @@ class ModelSpec(Part, frozen=True, tag="model"):
     def decoder(self) -> Stack:
         """The stack that generates tokens."""
         return next(stack for stack in self.stacks if stack.kind == "decoder")
+
+    @property
+    def index_limit(self) -> int | None:
+        """The maximum context length if attention has an index of keys, which is not implemented.
+        The value is None if no attention has an index.
+        """
+        limits = (
+            mixer.index_top_k for mixer in self.decoder.mixers if isinstance(mixer, LatentAttention)
+        )
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 class GenericSpec(Part, frozen=True, tag="generic"):

@@ -6,7 +6,6 @@ This module imports no framework.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 from tgi.architectures import (
@@ -16,7 +15,6 @@ from tgi.architectures import (
     GenericSpec,
     LatentAttention,
     LinearAttention,
-    Mixer,
     ModelSpec,
     ShortConvolution,
     StateSpace,
@@ -53,17 +51,17 @@ Shape = tuple[int, ...]
 
 def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
     """Return the decoder's self-attention mixers in order."""
-    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, TokenMixer))
+    return tuple(mixer for mixer in spec.decoder.mixers if isinstance(mixer, TokenMixer))
 
 
 def cross_layers(spec: ModelSpec) -> tuple[CrossAttention, ...]:
     """Return the decoder's cross-attention mixers in order."""
-    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, CrossAttention))
+    return tuple(mixer for mixer in spec.decoder.mixers if isinstance(mixer, CrossAttention))
 
 
 def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
     """Return the decoder's recurrent mixers in order."""
-    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, RecurrentMixer))
+    return tuple(mixer for mixer in spec.decoder.mixers if isinstance(mixer, RecurrentMixer))
 
 
 def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
@@ -149,13 +147,4 @@ def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
     shapes = [recurrent_shapes(mixer) for mixer in recurrent_layers(spec)]
     return sum(math.prod(window) for window, _ in shapes), sum(
         math.prod(state) for _, state in shapes
-    )
-
-
-def _mixers(spec: ModelSpec) -> Iterator[Mixer]:
-    return (
-        branch.mixer
-        for layer in spec.decoder.layers
-        for block in layer.blocks
-        for branch in block.branches
     )

@@ -41,6 +41,7 @@ ROUTED = {
     "granitemoeshared",
     "hunyuan_v1_moe",
     "llama4_text",
+    "mimo_v2_flash",
     "minimax_m2",
     "mixtral",
     "olmoe",

@@ -44,6 +44,7 @@ def latent_attention(y: Array, rule: LatentAttention, weights: Weights, name: st
     The keys and values of every head are computed explicitly.
     """
     num_tokens, heads, nope_dim = len(y), rule.num_heads, rule.qk_nope_head_dim
+    assert num_tokens <= (rule.index_top_k or num_tokens), "the index of keys is not implemented"
     if rule.q_lora_rank is None:
         q = linear(y, weights, f"{name}.q")
     else:
