@@ -24,6 +24,7 @@ _SCALINGS = {
     "LinearScaling": "linear position scaling",
     "Llama3Scaling": "Llama 3 position scaling",
     "LongRopeScaling": "LongRoPE",
+    "ProportionalScaling": "rotation of a part of the pairs",
     "YarnScaling": "YaRN",
 }
 
@@ -115,6 +116,7 @@ def _attention_elements(mixer: Attention) -> Iterator[str]:
         "relative position bias": mixer.relative_bias is not None,
         "query and key norms": mixer.q_norm is not None,
         "attention sinks": mixer.sinks,
+        "shared keys and values": mixer.cache_of_layer is not None,
         "soft cap of the scores": mixer.softcap is not None,
         "clipped queries, keys and values": mixer.clip_qkv is not None,
         "output gate": mixer.output_gate,

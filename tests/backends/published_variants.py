@@ -39,6 +39,20 @@ PUBLISHED_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "use_bias": True,
         },
     ),
+    "gemma4_text-same-values": (
+        "gemma4_text",
+        {
+            "attention_bias": True,
+            "attention_k_eq_v": True,
+            "final_logit_softcapping": None,
+            "hidden_size_per_layer_input": 0,
+            "num_global_key_value_heads": 1,
+            "num_kv_shared_layers": 0,
+            "rope_parameters": None,
+            "tie_word_embeddings": False,
+            "use_double_wide_mlp": False,
+        },
+    ),
     "glm4_moe-groups": (
         "glm4_moe",
         {

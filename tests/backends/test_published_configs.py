@@ -33,6 +33,7 @@ FIRST_MIXERS = {
 }
 """Families whose first mixer is not a state space."""
 UNSUPPORTED_ON_TPUS = {
+    "gemma4_text": "a norm of the values",
     "llama4_text": "attention in chunks",
     "mimo_v2_flash": "attention whose values have a different size than its keys",
 }
@@ -66,6 +67,23 @@ def test_the_tpu_backend_supports_plain_attention(family: str, tmp_path: Path) -
     reason = unsupported(load_spec(tmp_path))
     part = "latent attention" if family in PUBLISHED_LATENT else UNSUPPORTED_ON_TPUS.get(family)
     assert reason == (None if part is None else f"{part} is not supported by this backend")
+
+
+def test_backends_reject_parts_of_gemma4(tmp_path: Path) -> None:
+    config = FAMILIES["gemma4_text"] | {"model_type": "gemma4_text"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    assert {
+        "an embedding per layer",
+        "the mixer LayerInput",
+        "a scale on the residual",
+        "attention over the keys of another layer",
+        "a norm of the values",
+    } <= set(not_native(spec))
+    mixture = config | {"enable_moe_block": True}
+    (tmp_path / "config.json").write_text(json.dumps(mixture))
+    assert isinstance(load_spec(tmp_path), GenericSpec)
 
 
 def test_backends_reject_parts_of_llama4(tmp_path: Path) -> None:

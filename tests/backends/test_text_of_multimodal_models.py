@@ -156,6 +156,28 @@ def test_the_text_of_llama4_has_the_logits_of_the_whole_model(tmp_path):
         assert torch.allclose(logits(tmp_path, "llama4", tokens), expected, atol=1e-4)
 
 
+def test_the_text_of_gemma4_has_the_logits_of_the_whole_model(tmp_path):
+    vision = {"head_dim": 8, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    tokens_of_media = {f"{name}_token_id": 99 for name in ("image", "video", "audio")}
+    config = AutoConfig.for_model(
+        "gemma4",
+        text_config=PUBLISHED["gemma4_text"],
+        vision_config=VISION | vision,
+        **tokens_of_media,
+    )
+    torch.manual_seed(3)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    model.save_pretrained(tmp_path)
+    assert any("embed_vision" in name for name in load_file(tmp_path / "model.safetensors"))
+    tokens = [5, 9, 3, 22, 17, 41, 8]
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0]
+        assert torch.allclose(logits(tmp_path, "gemma4", tokens), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
 def test_the_text_of_qwen3_5_has_the_logits_of_the_whole_model(family, tmp_path):
     text = PUBLISHED_HYBRIDS[f"{family}_text"]

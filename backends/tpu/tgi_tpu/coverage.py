@@ -17,12 +17,11 @@ def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
         return f"the architecture {spec.model_type} is not known"
     if len(spec.stacks) > 1:
         return "a model with an encoder is not supported by this backend"
-    for layer in spec.decoder.layers:
-        for mixer in (branch.mixer for block in layer.blocks for branch in block.branches):
-            part = _unsupported_part(mixer)
-            if part is not None:
-                return f"{part} not supported by this backend"
-    return None
+    parts = [_unsupported_part(mixer) for mixer in spec.decoder.mixers]
+    if any(block.output_scale for layer in spec.decoder.layers for block in layer.blocks):
+        parts.append("a scale on the residual is")
+    part = next((part for part in parts if part is not None), None)
+    return None if part is None else f"{part} not supported by this backend"
 
 
 def _unsupported_part(mixer: Mixer) -> str | None:
@@ -37,6 +36,8 @@ def _unsupported_part(mixer: Mixer) -> str | None:
                     mixer.relative_bias is not None or not mixer.causal
                 ),
                 "attention in chunks is": mixer.chunk is not None,
+                "attention over the keys of another layer is": mixer.cache_of_layer is not None,
+                "a norm of the values is": mixer.v_norm is not None,
             }
         case MixtureOfExperts():
             parts = {"experts with weighted inputs are": mixer.scale_inputs}

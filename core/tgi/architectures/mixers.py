@@ -18,6 +18,7 @@ __all__ = [
     "CrossAttention",
     "GatedRecurrence",
     "LatentAttention",
+    "LayerInput",
     "LinearAttention",
     "Mixer",
     "MixtureOfExperts",
@@ -69,6 +70,8 @@ class Attention(Part, frozen=True, tag="attention"):
     head_dim: int
     scale: float
     v_head_dim: int | None = None  # None means head_dim
+    # The attention reads the keys and values of this layer and has none of its own (gemma4).
+    cache_of_layer: int | None = None
     rope: Rope | None = None
     alibi: bool = False
     alibi_scale: float = 1.0  # factor of the slopes; in falcon it is equal to `scale`
@@ -80,6 +83,7 @@ class Attention(Part, frozen=True, tag="attention"):
     output_bias: bool = False
     q_norm: Norm | None = None  # applied before the rotary embedding by default
     k_norm: Norm | None = None
+    v_norm: Norm | None = None  # over each value head, without weights (gemma4)
     # each_head: a norm over each head, in which every head has its own weights
     qk_norm_over: Literal["head", "each_head", "all"] = "head"
     qk_norm_after_rope: bool = False  # the norms are applied after the rotary embedding (hunyuan)
@@ -227,6 +231,21 @@ class GatedRecurrence(Part, frozen=True, tag="gated_recurrence"):
         return "state"
 
 
+class LayerInput(Part, frozen=True, tag="layer_input"):
+    """Adds the input of the layer to the residual: out(activation(gate(x)) * input) (gemma4).
+
+    `Embedding.layer_inputs` describes the inputs of the layers.
+    """
+
+    size: int
+    activation: Activation
+
+    @property
+    def cache(self) -> CacheKind:
+        """No cache."""
+        return "none"
+
+
 class MLP(Part, frozen=True, tag="mlp"):
     """down(activation(gate(x)) * up(x)) if gated, else down(activation(up(x)))."""
 
@@ -298,6 +317,7 @@ Mixer = (
     | LinearAttention
     | ShortConvolution
     | GatedRecurrence
+    | LayerInput
     | MLP
     | MixtureOfExperts
 )

@@ -15,6 +15,7 @@ from tgi.architectures.spec import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LayerInput,
     LearnedPositions,
     LinearAttention,
     Mixer,
@@ -81,8 +82,10 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
     v_dim = mixer.head_dim if mixer.v_head_dim is None else mixer.v_head_dim
     q_rows, k_rows = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
     yield from _linear("q", q_rows, hidden, mixer.qkv_bias)
-    yield from _linear("k", k_rows, hidden, mixer.qkv_bias)
-    yield from _linear("v", mixer.num_kv_heads * v_dim, hidden, mixer.qkv_bias)
+    has_cache = mixer.cache_of_layer is None
+    if has_cache:
+        yield from _linear("k", k_rows, hidden, mixer.qkv_bias)
+        yield from _linear("v", mixer.num_kv_heads * v_dim, hidden, mixer.qkv_bias)
     yield from _linear("o", hidden, mixer.num_heads * v_dim, mixer.output_bias)
     q_shape: Shape
     k_shape: Shape
@@ -97,7 +100,7 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
         case "all":
             q_shape, k_shape = (q_rows,), (k_rows,)
     yield from _norm("q_norm", mixer.q_norm, *q_shape)
-    yield from _norm("k_norm", mixer.k_norm, *k_shape)
+    yield from _norm("k_norm", mixer.k_norm if has_cache else None, *k_shape)
     if mixer.output_gate:
         yield from _linear("gate", mixer.num_heads * v_dim, hidden, mixer.qkv_bias)
     if mixer.sinks:
@@ -239,6 +242,9 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
             yield from _short_convolution(mixer, hidden)
         case GatedRecurrence():
             yield from _gated_recurrence(mixer, hidden)
+        case LayerInput():
+            yield from _linear("gate", mixer.size, hidden)
+            yield from _linear("out", hidden, mixer.size)
         case MLP():
             yield from _mlp(mixer, hidden)
         case MixtureOfExperts():
@@ -264,6 +270,8 @@ def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
             )
             shapes.update(_norm(f"{tag}.post_norm", branch.post_norm, hidden))
         shapes.update(_norm(f"block{index}.output_norm", block.output_norm, hidden))
+        if block.output_scale:
+            shapes[f"block{index}.output_scale"] = (1,)
     return shapes
 
 
@@ -278,6 +286,12 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
         rows = embedding.positions.num_positions + embedding.positions.offset
         shapes["embedding.positions.weight"] = (rows, hidden)
     shapes.update(_norm("embedding.norm", embedding.norm, hidden))
+    if embedding.layer_inputs is not None:
+        inputs = embedding.layer_inputs
+        columns = len(spec.decoder.layers) * inputs.size
+        shapes["embedding.layer_inputs.weight"] = (inputs.vocab_size, columns)
+        shapes["embedding.layer_projection.weight"] = (columns, hidden)
+        shapes.update(_norm("embedding.layer_norm", inputs.norm, inputs.size))
     for stack in spec.stacks:
         for layer in range(len(stack.layers)):
             parameters = layer_parameters(stack, layer, hidden)

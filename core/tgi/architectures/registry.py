@@ -49,6 +49,7 @@ FAMILIES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
     "glm": "glm",
     "glm4": "glm4",
     "glm4_moe": "glm4_moe",

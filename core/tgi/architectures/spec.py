@@ -9,6 +9,7 @@ with the norms before and after it:
     out    = sum over branches of post_norm(mixer(norm(y)))
     x      = (y if residual_from_norm else x) + residual_scale * out
     x      = output_norm(x) if the block has an output norm
+    x      = output_scale * x if the block has an output scale
 
 A mixer names the kind of cache that it needs. A model also has rules for embedding and head, and a
 **weight map**, which assigns checkpoint tensors to the parameters of the model
@@ -28,6 +29,7 @@ from tgi.architectures.mixers import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LayerInput,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -44,6 +46,7 @@ from tgi.architectures.positions import (
     LongRopeScaling,
     Part,
     PositionScale,
+    ProportionalScaling,
     RelativeBias,
     Rope,
     RopeScaling,
@@ -66,6 +69,8 @@ __all__ = [
     "Head",
     "LatentAttention",
     "Layer",
+    "LayerInput",
+    "LayerInputs",
     "LearnedPositions",
     "LinearAttention",
     "LinearScaling",
@@ -76,6 +81,7 @@ __all__ = [
     "ModelSpec",
     "Norm",
     "PositionScale",
+    "ProportionalScaling",
     "RelativeBias",
     "Rope",
     "RopeScaling",
@@ -109,6 +115,7 @@ class Block(Part, frozen=True):
     residual_scale: float = 1.0
     residual_from_norm: bool = False
     output_norm: Norm | None = None
+    output_scale: bool = False  # a learned factor of one value (gemma4)
 
 
 class Layer(Part, frozen=True):
@@ -137,6 +144,20 @@ class Stack(Part, frozen=True):
         )
 
 
+class LayerInputs(Part, frozen=True):
+    """Vectors of `size` values for each token and layer, which the mixers `LayerInput` read
+    (gemma4): sum_scale * (norm(projection_scale * P x) + scale * table[token]). x is the vector of
+    the token. P and the table have `size` rows or columns for each layer.
+    """
+
+    size: int
+    vocab_size: int
+    norm: Norm
+    scale: float
+    projection_scale: float
+    sum_scale: float
+
+
 class Embedding(Part, frozen=True):
     """Token vectors.
 
@@ -148,6 +169,7 @@ class Embedding(Part, frozen=True):
     size: int | None = None
     positions: LearnedPositions | SinusoidalPositions | None = None
     norm: Norm | None = None
+    layer_inputs: LayerInputs | None = None
 
 
 class Head(Part, frozen=True):

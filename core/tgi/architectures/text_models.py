@@ -18,6 +18,7 @@ __all__ = ["TEXT_MODELS", "text_config_of", "with_outer_names"]
 
 TEXT_MODELS = frozenset(
     {
+        "gemma4",
         "idefics3",
         "internvl",
         "llama4",
@@ -74,6 +75,8 @@ _OTHER_TENSORS = (
     "*image_newline",
     "*audio_tower.*",
     "*visual.*",
+    "*embed_vision.*",
+    "*embed_audio.*",
     "talker.*",
     "token2wav.*",
 )

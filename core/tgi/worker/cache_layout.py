@@ -50,8 +50,13 @@ Shape = tuple[int, ...]
 
 
 def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
-    """Return the decoder's self-attention mixers in order."""
-    return tuple(mixer for mixer in spec.decoder.mixers if isinstance(mixer, TokenMixer))
+    """Return the decoder's self-attention mixers with a cache of their own, in order."""
+    return tuple(
+        mixer
+        for mixer in spec.decoder.mixers
+        if isinstance(mixer, LatentAttention)
+        or (isinstance(mixer, Attention) and mixer.cache_of_layer is None)
+    )
 
 
 def cross_layers(spec: ModelSpec) -> tuple[CrossAttention, ...]:

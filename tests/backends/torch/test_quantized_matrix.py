@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.backends.checkpoints import save_variant
+from tgi.architectures import ModelSpec, load_spec
+from tgi.architectures.parameter_names import tensor_shapes
+from tgi_torch.model.decoder import build_decoder
+from tgi_torch.ops import REFERENCE
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
-from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
+from tgi_torch.weights.weight_formats import (
+    INT4,
+    INT8,
+    QUANTIZATIONS,
+    WeightFormat,
+    is_quantized,
+)
 
 FORMATS = pytest.mark.parametrize(
     "weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name
@@ -59,3 +71,14 @@ def test_memory(weight_format: WeightFormat) -> None:
     matrix.write("a", 0, 0, torch.randn(128, 512))
     # torch's 4-bit format also stores zeros.
     assert matrix.num_bytes == pytest.approx(weight_format.num_bytes(128, 512), rel=0.12)
+
+
+def test_the_memory_plan_names_the_quantized_matrices(tmp_path: Path) -> None:
+    save_variant("gemma4_text", tmp_path)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu", QUANTIZATIONS["int8"])
+    shapes = tensor_shapes(spec)
+    quantized = decoder.parameters.quantized.keys()
+    assert "embedding.layer_inputs.weight" in quantized
+    assert quantized == {name for name, shape in shapes.items() if is_quantized(name, shape)}

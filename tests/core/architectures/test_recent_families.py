@@ -133,6 +133,12 @@ def test_layers_of_ernie_with_experts(tmp_path: Path) -> None:
         ("apertus", {"hidden_act": "silu"}, ["`hidden_act`", "xielu"]),
         ("codegen", {"n_embd": 36, "n_head": 6, "n_layer": 1}, ["`n_head`", "divisible by 4"]),
         ("cohere2_moe", {"first_k_dense_replace": 1}, ["`prefix_dense_intermediate_size`"]),
+        (
+            "gemma4_text",
+            {"num_kv_shared_layers": 3},
+            ["`num_kv_shared_layers`", "a layer of each kind"],
+        ),
+        ("gemma4_text", {"use_bidirectional_attention": "all"}, ["`use_bidirectional_attention`"]),
         ("glm4_moe", {"mlp_layer_types": ["dense"]}, ["`mlp_layer_types`", "3 strings"]),
         ("gpt_neo", {"attention_types": [[["global"], 2]]}, ["`attention_types`", "3 layers"]),
         ("gpt_neo", {"attention_types": [[["global"], 10**12]]}, ["`attention_types`"]),

@@ -17,16 +17,15 @@ from tgi.backend import Limits
 from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
+from tgi_torch.model.embedding import EmbeddingLayer, build_embedding
 from tgi_torch.model.encoder_decoder import Encoder
 from tgi_torch.model.layers import (
     BuildContext,
-    EmbeddingLayer,
     Linear,
     ResidualBlock,
     StepContext,
     Transform,
     build_blocks,
-    build_embedding,
     build_finish,
     build_linear,
     build_model_head,
@@ -121,6 +120,7 @@ class Decoder:
                 for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)
             ]
             kv_cache.clear_states(metadata.states[torch.tensor(is_new, device=self.device)])
+        x = self.embedding(token_ids, metadata.positions)
         context = StepContext(
             metadata=metadata,
             kv_cache=kv_cache,
@@ -135,8 +135,8 @@ class Decoder:
                 else self.ops.plan_cross_attention(metadata, kv_cache.block_size)
             ),
             state_plan=None if metadata.states is None else self.ops.plan_states(metadata),
+            layer_inputs=self.embedding.inputs_of_layers(token_ids, x),
         )
-        x = self.embedding(token_ids, metadata.positions)
         for block in self.blocks:
             x = block(x, context)
         return self.final_norm(x)

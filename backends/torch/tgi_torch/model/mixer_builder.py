@@ -12,6 +12,7 @@ from tgi.architectures import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LayerInput,
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
@@ -20,8 +21,9 @@ from tgi.architectures import (
     StateSpace,
 )
 from tgi.backend import ModelError
-from tgi.worker.cache_layout import RecurrentMixer, TokenMixer, attention_layers
+from tgi.worker.cache_layout import RecurrentMixer, TokenMixer
 from tgi_torch.attention.key_range import KeyRange
+from tgi_torch.model.embedding import build_layer_input
 from tgi_torch.model.encoder_decoder import (
     CrossAttentionMixer,
     build_cross_attention,
@@ -47,7 +49,7 @@ class MixerBuilder:
     """Builds mixers in the order of the layers and assigns the indices of their caches."""
 
     def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
-        attentions = attention_layers(spec)
+        attentions = [mixer for mixer in spec.decoder.mixers if isinstance(mixer, TokenMixer)]
         self.key_ranges = _distinct(_key_range(mixer) for mixer in attentions)
         self.ropes: tuple[Rope, ...] = _distinct(
             mixer.rope for mixer in attentions if mixer.rope is not None
@@ -57,6 +59,7 @@ class MixerBuilder:
         self._spec = spec
         self._find_relative_bias = relative_biases(build)
         self._num_attentions = itertools.count()
+        self._caches: dict[int, int] = {}  # index of the cache of each layer with attention
         self._num_states = itertools.count()
 
     def build(self, mixer: object, prefix: str) -> Mixer:
@@ -70,6 +73,8 @@ class MixerBuilder:
                 return reader
             case StateSpace() | LinearAttention() | ShortConvolution() | GatedRecurrence():
                 return self._build_recurrent(mixer, prefix)
+            case LayerInput():
+                return build_layer_input(self._build, mixer, prefix, layer=_layer_of(prefix))
             case MLP():
                 return build_mlp(self._build, mixer, prefix)
             case MixtureOfExperts():
@@ -99,15 +104,24 @@ class MixerBuilder:
         bias = self._find_relative_bias(mixer, prefix)
         if prefix.startswith("encoder."):
             return build_encoder_attention(build, mixer, prefix, bias)
+        if mixer.cache_of_layer is None:
+            cache = self._caches[_layer_of(prefix)] = next(self._num_attentions)
+        else:
+            cache = self._caches[mixer.cache_of_layer]
         return build_attention(
             build,
             mixer,
             prefix,
-            layer=next(self._num_attentions),
+            layer=cache,
             plan=self.key_ranges.index(_key_range(mixer)),
             rotation=None if mixer.rope is None else self.ropes.index(mixer.rope),
             relative_bias=bias,
         )
+
+
+def _layer_of(prefix: str) -> int:
+    """Return the number of the layer in the prefix of its parameters."""
+    return int(prefix.split(".")[2])
 
 
 def _key_range(mixer: TokenMixer) -> KeyRange:

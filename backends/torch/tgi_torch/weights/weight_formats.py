@@ -101,7 +101,7 @@ QUANTIZATIONS: Mapping[str, Quantization] = MappingProxyType(
 )
 """The values of `--quantize` for an unquantized checkpoint. Some are aliases of the same format."""
 
-_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head"})
+_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head", "layer_inputs"})
 
 
 def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:
