@@ -217,6 +217,26 @@ PUBLISHED_HYBRIDS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "use_pos_enc": True,
     },
+    "lfm3": _LFM2
+    | {
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "conv_L_cache": 7,
+        "head_dim": 8,
+        "layer_types": ["conv", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {
+                "partial_rotary_factor": 0.5,
+                "rope_theta": 1000000.0,
+                "rope_type": "proportional",
+            },
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 7,
+        "tie_word_embeddings": True,
+        "use_attention_gate": True,
+        "use_sandwich_norm": True,
+    },
     "lfm2_moe": _LFM2
     | {
         "layer_types": ["conv", "full_attention", "conv"],
@@ -302,6 +322,17 @@ HYBRID_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2-biases": (
         "lfm2",
         {"block_auto_adjust_ff_dim": False, "conv_bias": True, "tie_word_embeddings": False},
+    ),
+    "lfm3-plain": (
+        "lfm3",
+        {
+            "attention_bias": True,
+            "conv_bias": True,
+            "rope_parameters": None,
+            "tie_word_embeddings": False,
+            "use_attention_gate": False,
+            "use_sandwich_norm": False,
+        },
     ),
     "lfm2_moe-plain": (
         "lfm2_moe",

@@ -26,6 +26,7 @@ VARIANTS = {
 HYBRIDS = {family: (family, {}) for family in PUBLISHED_HYBRIDS} | HYBRID_VARIANTS
 FIRST_MIXERS = {
     "lfm2": "short convolution",
+    "lfm3": "short convolution",
     "lfm2_moe": "short convolution",
     "qwen3_5_moe_text": "linear attention",
     "qwen3_5_text": "linear attention",

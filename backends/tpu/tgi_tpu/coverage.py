@@ -37,6 +37,7 @@ def _unsupported_part(mixer: Mixer) -> str | None:
                 ),
                 "attention in chunks is": mixer.chunk is not None,
                 "attention over the keys of another layer is": mixer.cache_of_layer is not None,
+                "a gate for each head is": mixer.output_gate_over == "head" and mixer.output_gate,
                 "a norm of the values is": mixer.v_norm is not None,
             }
         case MixtureOfExperts():

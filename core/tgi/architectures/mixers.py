@@ -92,8 +92,10 @@ class Attention(Part, frozen=True, tag="attention"):
     sinks: bool = False  # each head has a learned logit that takes part in the softmax
     relative_bias: RelativeBias | None = None
     causal: bool = True
-    # The heads' outputs are multiplied by a sigmoid of a projection of the input (qwen3_next).
+    # The heads' outputs are multiplied by a sigmoid of a projection of the input (qwen3_next). The
+    # projection has a value for each value of the outputs, or a value for each head (lfm3).
     output_gate: bool = False
+    output_gate_over: Literal["value", "head"] = "value"
 
     @property
     def cache(self) -> CacheKind:

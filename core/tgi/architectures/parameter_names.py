@@ -102,7 +102,9 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
     yield from _norm("q_norm", mixer.q_norm, *q_shape)
     yield from _norm("k_norm", mixer.k_norm if has_cache else None, *k_shape)
     if mixer.output_gate:
-        yield from _linear("gate", mixer.num_heads * v_dim, hidden, mixer.qkv_bias)
+        is_over_heads = mixer.output_gate_over == "head"
+        rows = mixer.num_heads * (1 if is_over_heads else v_dim)
+        yield from _linear("gate", rows, hidden, mixer.qkv_bias and not is_over_heads)
     if mixer.sinks:
         yield "sinks", (mixer.num_heads,)
     if mixer.relative_bias is not None and owns_relative_bias:

@@ -74,6 +74,7 @@ FAMILIES = {
     "kimi_k2": "deepseek_v3",
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2_moe",
+    "lfm3": "lfm3",
     "llama": "llama",
     "llama4_text": "llama4",
     "mamba": "mamba",

@@ -191,6 +191,9 @@ def _build_gate(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     if not spec.output_gate:
         return _ungated
+    if spec.output_gate_over == "head":
+        gate = build_linear(build, prefix, {"gate": spec.num_heads}, build.hidden_size, bias=False)
+        return partial(_gated_heads, gate)
     size = spec.num_heads * (spec.head_dim if spec.v_head_dim is None else spec.v_head_dim)
     return partial(
         _gated, build_linear(build, prefix, {"gate": size}, build.hidden_size, bias=spec.qkv_bias)
@@ -203,6 +206,12 @@ def _ungated(x: Tensor, mixed: Tensor) -> Tensor:
 
 def _gated(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
     return mixed * torch.sigmoid(gate(x))
+
+
+def _gated_heads(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
+    """Multiply the outputs of each head by a gate. `mixed` is [T, H * D]."""
+    weights = torch.sigmoid(gate(x)).unsqueeze(-1)
+    return (mixed.view(*weights.shape[:2], -1) * weights).flatten(1)
 
 
 def _build_qk_norm(build: BuildContext, spec: Attention, prefix: str) -> Transform:

@@ -56,7 +56,10 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str, caches: Ca
     mixed = (probabilities @ v.swapaxes(0, 1)).swapaxes(0, 1)
     mixed = mixed.reshape(num_tokens, -1)
     if rule.output_gate:
-        mixed = mixed * sigmoid(linear(y, weights, f"{name}.gate"))
+        gate = sigmoid(linear(y, weights, f"{name}.gate"))
+        if rule.output_gate_over == "head":
+            gate = gate.repeat(mixed.shape[1] // heads, axis=1)
+        mixed = mixed * gate
     return linear(mixed, weights, f"{name}.o")
 
 
