@@ -27,6 +27,7 @@ HYBRIDS = {family: (family, {}) for family in PUBLISHED_HYBRIDS} | HYBRID_VARIAN
 FIRST_MIXERS = {
     "lfm2": "short convolution",
     "lfm3": "short convolution",
+    "minimax": "lightning attention",
     "lfm2_moe": "short convolution",
     "qwen3_5_moe_text": "linear attention",
     "qwen3_5_text": "linear attention",

@@ -28,7 +28,7 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
     for block in (block for layer in spec.decoder.layers for block in layer.blocks):
         if block.residual_from_norm or block.output_norm is not None:
             yield "a norm on the residual"
-        if block.output_scale:
+        if block.output_scale or block.input_scale != 1.0:
             yield "a scale on the residual"
         if block.norm is None and any(branch.norm is None for branch in block.branches):
             yield "a mixer without a norm before it"

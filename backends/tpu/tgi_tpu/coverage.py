@@ -18,7 +18,8 @@ def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
     if len(spec.stacks) > 1:
         return "a model with an encoder is not supported by this backend"
     parts = [_unsupported_part(mixer) for mixer in spec.decoder.mixers]
-    if any(block.output_scale for layer in spec.decoder.layers for block in layer.blocks):
+    blocks = [block for layer in spec.decoder.layers for block in layer.blocks]
+    if any(block.output_scale or block.input_scale != 1.0 for block in blocks):
         parts.append("a scale on the residual is")
     part = next((part for part in parts if part is not None), None)
     return None if part is None else f"{part} not supported by this backend"

@@ -19,6 +19,7 @@ __all__ = [
     "GatedRecurrence",
     "LatentAttention",
     "LayerInput",
+    "LightningAttention",
     "LinearAttention",
     "Mixer",
     "MixtureOfExperts",
@@ -215,6 +216,32 @@ class LinearAttention(Part, frozen=True, tag="linear_attention"):
         return "state"
 
 
+class LightningAttention(Part, frozen=True, tag="lightning_attention"):
+    """Linear attention with a constant decay for each head (arXiv 2401.04658, minimax).
+
+    state = exp(-rate) * state + k v', where the rate of head h is `decay_scale` * 2^(-8 (h + 1) /
+    `num_heads`). The outputs q' state of all heads are normalised and multiplied by a sigmoid of a
+    projection of the input. `activation` is applied to q, k and v.
+    """
+
+    num_heads: int
+    head_dim: int
+    activation: Activation
+    decay_scale: float
+    norm: Norm
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The rate of each head."""
+        exponents = (-8.0 * (head + 1) / self.num_heads for head in range(self.num_heads))
+        return tuple(self.decay_scale * 2.0**exponent for exponent in exponents)
+
+    @property
+    def cache(self) -> CacheKind:
+        """A state matrix per head for each sequence."""
+        return "state"
+
+
 class GatedRecurrence(Part, frozen=True, tag="gated_recurrence"):
     """The recurrent block of Griffin with its RG-LRU (arXiv 2402.19427, recurrent_gemma).
 
@@ -319,6 +346,7 @@ Mixer = (
     | LinearAttention
     | ShortConvolution
     | GatedRecurrence
+    | LightningAttention
     | LayerInput
     | MLP
     | MixtureOfExperts

@@ -17,6 +17,7 @@ from tgi.architectures.spec import (
     LatentAttention,
     LayerInput,
     LearnedPositions,
+    LightningAttention,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -189,6 +190,14 @@ def _linear_attention(mixer: LinearAttention, hidden: int) -> Tensors:
     yield from _linear("out", hidden, v_rows)
 
 
+def _lightning_attention(mixer: LightningAttention, hidden: int) -> Tensors:
+    rows = mixer.num_heads * mixer.head_dim
+    for part in ("q", "k", "v", "gate"):
+        yield from _linear(part, rows, hidden)
+    yield from _norm("output_norm", mixer.norm, rows)
+    yield from _linear("out", hidden, rows)
+
+
 def _gated_recurrence(mixer: GatedRecurrence, hidden: int) -> Tensors:
     for part in ("in_gate", "in_x"):
         yield from _linear(part, mixer.channels, hidden, bias=True)
@@ -244,6 +253,8 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
             yield from _short_convolution(mixer, hidden)
         case GatedRecurrence():
             yield from _gated_recurrence(mixer, hidden)
+        case LightningAttention():
+            yield from _lightning_attention(mixer, hidden)
         case LayerInput():
             yield from _linear("gate", mixer.size, hidden)
             yield from _linear("out", hidden, mixer.size)

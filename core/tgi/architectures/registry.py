@@ -82,6 +82,7 @@ FAMILIES = {
     "mimo_v2_flash": "mimo_v2_flash",
     "minicpm": "minicpm",
     "minicpm3": "minicpm3",
+    "minimax": "minimax",
     "minimax_m2": "minimax_m2",
     "ministral": "ministral",
     "ministral3": "ministral3",

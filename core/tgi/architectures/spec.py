@@ -7,7 +7,7 @@ with the norms before and after it:
 
     y      = norm(x) if the block has a norm, else x
     out    = sum over branches of post_norm(mixer(norm(y)))
-    x      = (y if residual_from_norm else x) + residual_scale * out
+    x      = input_scale * (y if residual_from_norm else x) + residual_scale * out
     x      = output_norm(x) if the block has an output norm
     x      = output_scale * x if the block has an output scale
 
@@ -30,6 +30,7 @@ from tgi.architectures.mixers import (
     GatedRecurrence,
     LatentAttention,
     LayerInput,
+    LightningAttention,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -72,6 +73,7 @@ __all__ = [
     "LayerInput",
     "LayerInputs",
     "LearnedPositions",
+    "LightningAttention",
     "LinearAttention",
     "LinearScaling",
     "Llama3Scaling",
@@ -112,6 +114,7 @@ class Block(Part, frozen=True):
 
     branches: tuple[Branch, ...]
     norm: Norm | None = None
+    input_scale: float = 1.0
     residual_scale: float = 1.0
     residual_from_norm: bool = False
     output_norm: Norm | None = None

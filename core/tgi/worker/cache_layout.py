@@ -14,6 +14,7 @@ from tgi.architectures import (
     GatedRecurrence,
     GenericSpec,
     LatentAttention,
+    LightningAttention,
     LinearAttention,
     ModelSpec,
     ShortConvolution,
@@ -38,7 +39,9 @@ __all__ = [
 TokenMixer = Attention | LatentAttention
 """Mixers that store values for every token."""
 
-RecurrentMixer = StateSpace | LinearAttention | ShortConvolution | GatedRecurrence
+RecurrentMixer = (
+    StateSpace | LinearAttention | ShortConvolution | GatedRecurrence | LightningAttention
+)
 """Mixers that store one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
@@ -111,7 +114,7 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
     """Return the shapes of one sequence's convolution window and recurrent state.
 
     The shapes are [channels, kernel - 1] and [heads, …, …]. A short convolution has an empty
-    recurrent state.
+    recurrent state, and lightning attention has an empty window.
     """
     match mixer:
         case StateSpace(version=1):
@@ -138,6 +141,8 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
             return (mixer.channels, mixer.conv_kernel - 1), (0, 0, 0)
         case GatedRecurrence():
             return (mixer.channels, mixer.conv_kernel - 1), (mixer.channels, 1, 1)
+        case LightningAttention():
+            return (0, 0), (mixer.num_heads, mixer.head_dim, mixer.head_dim)
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:

@@ -31,6 +31,7 @@ def tags(spec: ModelSpec) -> list[list[str]]:
         ("granitemoehybrid", {}, ["state_space"] * 3),
         ("jamba", {"attn_layer_offset": 0}, ["attention", "state_space", "state_space"]),
         ("lfm2", {}, ["attention"] * 3),
+        ("minimax", {}, ["attention", "lightning_attention", "attention"]),
         ("lfm3", {}, ["short_convolution", "short_convolution", "attention"]),
         ("lfm2", {"full_attn_idxs": [1]}, ["short_convolution", "attention", "short_convolution"]),
         ("nemotron_h", {"hybrid_override_pattern": "-M*"}, ["mlp", "state_space", "attention"]),

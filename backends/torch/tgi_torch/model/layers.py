@@ -306,9 +306,7 @@ def _build_block(
         norm=build_norm(build, block.norm, f"{prefix}.norm", build.hidden_size),
         first=first,
         others=tuple(others),
-        add=partial(
-            _add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale
-        ),
+        add=_build_add(block),
         finish=_build_finish(build, block, prefix),
     )
 
@@ -319,6 +317,23 @@ def _build_finish(build: BuildContext, block: Block, prefix: str) -> Transform:
         return norm
     assert block.output_norm is None, "no model has an output norm and an output scale"
     return partial(torch.mul, other=build.parameters.create(f"{prefix}.output_scale", 1))
+
+
+def _build_add(block: Block) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    add = partial(
+        _add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale
+    )
+    return add if block.input_scale == 1.0 else partial(_scale_and_add, block.input_scale, add)
+
+
+def _scale_and_add(
+    input_scale: float,
+    add: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    out: Tensor,
+) -> Tensor:
+    return add(x * input_scale, y * input_scale, out)
 
 
 def _add_to_input(scale: float, x: Tensor, y: Tensor, out: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from tgi.architectures import (
     GatedRecurrence,
     LatentAttention,
     LayerInput,
+    LightningAttention,
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
@@ -33,7 +34,7 @@ from tgi_torch.model.encoder_decoder import (
 from tgi_torch.model.gated_recurrence import build_gated_recurrence
 from tgi_torch.model.latent_attention import build_latent_attention
 from tgi_torch.model.layers import BuildContext, Mixer
-from tgi_torch.model.linear_attention import build_linear_attention
+from tgi_torch.model.linear_attention import build_lightning_attention, build_linear_attention
 from tgi_torch.model.mixers import build_attention, build_mlp
 from tgi_torch.model.mixture_of_experts import build_mixture_of_experts
 from tgi_torch.model.short_convolution import build_short_convolution
@@ -71,7 +72,13 @@ class MixerBuilder:
                 reader = build_cross_attention(self._build, mixer, prefix, layer=len(self.readers))
                 self.readers.append(reader)
                 return reader
-            case StateSpace() | LinearAttention() | ShortConvolution() | GatedRecurrence():
+            case (
+                StateSpace()
+                | LinearAttention()
+                | ShortConvolution()
+                | GatedRecurrence()
+                | LightningAttention()
+            ):
                 return self._build_recurrent(mixer, prefix)
             case LayerInput():
                 return build_layer_input(self._build, mixer, prefix, layer=_layer_of(prefix))
@@ -92,6 +99,8 @@ class MixerBuilder:
                 return build_short_convolution(build, mixer, prefix, layer=layer)
             case GatedRecurrence():
                 return build_gated_recurrence(build, mixer, prefix, layer=layer)
+            case LightningAttention():
+                return build_lightning_attention(build, mixer, prefix, layer=layer)
 
     def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
         build = self._build

@@ -24,6 +24,7 @@ from tgi.architectures.spec import (
     GatedRecurrence,
     LatentAttention,
     LayerInput,
+    LightningAttention,
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
@@ -38,6 +39,7 @@ from tgi.testing.reference.mixers import (
     cross_attention,
     gated_recurrence,
     latent_attention,
+    lightning_attention,
     linear_attention,
     short_convolution,
     state_space,
@@ -185,7 +187,8 @@ def _block(x: Array, block: Block, place: tuple[str, int], shared: _Pass) -> Arr
         name = f"{layer}.{mixer_tag(branch.mixer)}"
         z = rounding(norm(y, branch.norm, weights, f"{name}.norm"))
         out = out + rounding(_branch(z, branch, name, shared))
-    x = (y if block.residual_from_norm else x) + np.float32(block.residual_scale) * out
+    kept = np.float32(block.input_scale) * (y if block.residual_from_norm else x)
+    x = kept + np.float32(block.residual_scale) * out
     x = norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
     return x * weights[f"{layer}.block{number}.output_scale"] if block.output_scale else x
 
@@ -212,6 +215,8 @@ def _branch(y: Array, branch: Branch, name: str, shared: _Pass) -> Array:
             y = short_convolution(y, branch.mixer, weights, name)
         case GatedRecurrence():
             y = gated_recurrence(y, branch.mixer, weights, name)
+        case LightningAttention():
+            y = lightning_attention(y, branch.mixer, weights, name)
         case LayerInput():
             assert shared.layer_inputs is not None, "a model whose layers have no inputs"
             inputs = shared.layer_inputs[:, int(name.split(".")[2])]
