@@ -41,6 +41,11 @@ class PublishedModel:
         return str(self.config["model_type"])
 
     @property
+    def text_type(self) -> str:
+        """The `model_type` of the text model. It equals `model_type` in a model without images."""
+        return str(self.config.get("text_config", {}).get("model_type", self.model_type))
+
+    @property
     def title(self) -> str:
         """The name in the tables of the page."""
         method = self.config.get("quantization_config", {}).get("quant_method")

@@ -24,6 +24,7 @@ _SCALINGS = {
     "LinearScaling": "linear position scaling",
     "Llama3Scaling": "Llama 3 position scaling",
     "LongRopeScaling": "LongRoPE",
+    "ProportionalScaling": "rotation of a part of the pairs",
     "YarnScaling": "YaRN",
 }
 
@@ -52,6 +53,8 @@ def _mixer(mixer: Mixer) -> str:
     match mixer:
         case Attention(causal=False):
             return "attention without a causal mask"
+        case Attention(chunk=int()):
+            return "attention in chunks"
         case Attention(window=None):
             return "attention"
         case Attention():
@@ -94,6 +97,8 @@ def _mixer_elements(mixer: Mixer) -> Iterator[str]:
         yield from _attention_elements(mixer)
     elif isinstance(mixer, LatentAttention):
         yield from _rope_elements(mixer.rope, mixer.qk_rope_head_dim)
+        if mixer.index_top_k is not None:
+            yield f"index of keys (contexts of at most {mixer.index_top_k} tokens)"
     elif isinstance(mixer, MLP) and mixer.activation == "xielu":
         yield "xIELU"
     elif isinstance(mixer, MixtureOfExperts):
@@ -111,6 +116,7 @@ def _attention_elements(mixer: Attention) -> Iterator[str]:
         "relative position bias": mixer.relative_bias is not None,
         "query and key norms": mixer.q_norm is not None,
         "attention sinks": mixer.sinks,
+        "shared keys and values": mixer.cache_of_layer is not None,
         "soft cap of the scores": mixer.softcap is not None,
         "clipped queries, keys and values": mixer.clip_qkv is not None,
         "output gate": mixer.output_gate,

@@ -103,7 +103,7 @@ _TYPES = """## Built-in model types
 
 `model_type` is a field of `config.json`. The module is a file in `core/tgi/architectures/families`.
 A mixer is a sublayer, such as attention or an MLP. The columns `mixers` and `other parts` describe
-the configs in the next section.
+the configs in the next sections.
 """
 
 _CONFIGS = """## Published models and backends
@@ -162,11 +162,15 @@ def supported_models_page(models: tuple[PublishedModel, ...]) -> str:
     by_type: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         by_type[row.model.model_type].append(row)
+    text_models: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        if row.model.text_type not in by_type:
+            text_models[row.model.text_type].append(row)
     return "\n".join(
         [
             _HEAD,
-            _model_types(by_type),
-            _configs(by_type),
+            _model_types({**by_type, **text_models}),
+            _configs(by_type, text_models),
             _quantization(by_type),
             _text_models(by_type),
             _tgi_3(by_type),
@@ -177,21 +181,23 @@ def supported_models_page(models: tuple[PublishedModel, ...]) -> str:
 def _model_types(by_type: dict[str, list[_Row]]) -> str:
     rows = []
     for name, module in FAMILIES.items():
-        specs = [row.model.spec for row in by_type[name] if isinstance(row.model.spec, ModelSpec)]
+        found = by_type.get(name, [])
+        specs = [row.model.spec for row in found if isinstance(row.model.spec, ModelSpec)]
         mixers = dict.fromkeys(words for spec in specs for words in mixer_words(spec))
         elements = dict.fromkeys(words for spec in specs for words in element_words(spec))
         rows.append([f"`{name}`", f"`{module}`", ", ".join(mixers), ", ".join(elements)])
     return "\n".join([_TYPES, _table(["`model_type`", "module", "mixers", "other parts"], rows)])
 
 
-def _configs(by_type: dict[str, list[_Row]]) -> str:
+def _configs(by_type: dict[str, list[_Row]], text_models: dict[str, list[_Row]]) -> str:
+    """The configs of each type. Models with images are in the table of the next section."""
     head = ["model", "`model_type`", "parameters", *backends()]
     rows = [
         [row.model.title, f"`{name}`", _parameters(row.model), *row.cells]
         for name in FAMILIES
         for row in by_type[name]
     ]
-    untested = [f"`{name}`" for name in FAMILIES if not by_type[name]]
+    untested = [f"`{name}`" for name in FAMILIES if not (by_type[name] or text_models[name])]
     gap = f"These model types have no config in the tests: {', '.join(untested)}."
     return "\n".join([_CONFIGS, *([_filled(gap)] if untested else []), _table(head, rows)])
 

@@ -130,7 +130,7 @@ def save_checkpoint(
         corrections = (
             (name, buffer)
             for name, buffer in model.named_buffers()
-            if name.endswith("e_score_correction_bias")
+            if name.endswith(("e_score_correction_bias", "layer_scalar"))
         )
         for name, parameter in [*model.named_parameters(), *corrections]:
             drawn = torch.randn(parameter.shape, generator=generator)

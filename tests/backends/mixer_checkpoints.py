@@ -19,6 +19,16 @@ from tests.backends.published_hybrids import HYBRID_VARIANTS, PUBLISHED_HYBRIDS
 __all__ = ["DECODERS", "ENCODER_DECODERS", "VARIANTS", "save_mixer_variant"]
 
 VOCAB_SIZE = 101
+COMPUTED_BUFFERS = (
+    "_decay",
+    "embed_scale",
+    "inv_freq",
+    "mup_vector",
+    "normalizer",
+    "position_ids",
+    "slope_rate",
+)
+"""The endings of the names of buffers that `transformers` computes from the config."""
 
 _DEEPSEEK = {
     "hidden_size": 32,
@@ -178,9 +188,7 @@ def save_mixer_variant(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not key.endswith(
-                ("inv_freq", "position_ids", "embed_scale", "mup_vector", "normalizer")
-            ):
+            if not key.endswith(COMPUTED_BUFFERS):
                 tensor.copy_(_draw(key, tensor, generator))
                 if key.endswith("recurrent_param"):
                     tensor.sub_(4.0)  # as in published models, the state decays slowly

@@ -119,6 +119,38 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "glm": _GLM,
     "glm4": _GLM | {"attention_bias": False, "rms_norm_eps": 1e-05},
+    "gemma4_text": SIZES
+    | {
+        "attention_bias": False,
+        "attention_k_eq_v": False,
+        "enable_moe_block": False,
+        "expert_intermediate_size": None,
+        "final_logit_softcapping": 30.0,
+        "global_head_dim": 16,
+        "head_dim": 8,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size_per_layer_input": 6,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_experts": None,
+        "num_global_key_value_heads": None,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_parameters": {
+            "full_attention": {
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1000000.0,
+                "rope_type": "proportional",
+            },
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 7,
+        "tie_word_embeddings": True,
+        "top_k_experts": None,
+        "use_bidirectional_attention": None,
+        "use_double_wide_mlp": True,
+        "vocab_size_per_layer_input": 101,
+    },
     "gpt_neo": {
         "activation_function": "gelu_new",
         "attention_dropout": 0,
@@ -276,7 +308,55 @@ _LATENT = PLAIN | {
     "qk_rope_head_dim": 4,
 }
 
+_INDEX = {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 128}
+
 PUBLISHED_LATENT: dict[str, dict[str, Any]] = {
+    "deepseek_v32": _LATENT
+    | SIGMOID_EXPERTS
+    | _INDEX
+    | {
+        "ep_size": 1,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "n_group": 4,
+        "n_routed_experts": 8,
+        "num_nextn_predict_layers": 1,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 32,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "scoring_func": "sigmoid",
+        "topk_group": 2,
+        "topk_method": "noaux_tc",
+        "v_head_dim": 6,
+    },
+    "glm_moe_dsa": _LATENT
+    | SIGMOID_EXPERTS
+    | _INDEX
+    | {
+        "ep_size": 1,
+        "first_k_dense_replace": 1,
+        "head_dim": 4,
+        "index_skip_topk_offset": 1,
+        "index_topk_freq": 2,
+        "indexer_rope_interleave": True,
+        "moe_layer_freq": 1,
+        "num_nextn_predict_layers": 1,
+        "qk_head_dim": 12,
+        "rms_norm_eps": 1e-05,
+        "rope_interleave": True,
+        "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "v_head_dim": 6,
+    },
     "glm4_moe_lite": _LATENT
     | SIGMOID_EXPERTS
     | {

@@ -217,6 +217,26 @@ PUBLISHED_HYBRIDS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "use_pos_enc": True,
     },
+    "lfm3": _LFM2
+    | {
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "conv_L_cache": 7,
+        "head_dim": 8,
+        "layer_types": ["conv", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {
+                "partial_rotary_factor": 0.5,
+                "rope_theta": 1000000.0,
+                "rope_type": "proportional",
+            },
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 7,
+        "tie_word_embeddings": True,
+        "use_attention_gate": True,
+        "use_sandwich_norm": True,
+    },
     "lfm2_moe": _LFM2
     | {
         "layer_types": ["conv", "full_attention", "conv"],
@@ -227,6 +247,32 @@ PUBLISHED_HYBRIDS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "routed_scaling_factor": 1.0,
         "use_expert_bias": True,
+    },
+    "minimax": SIZES
+    | {
+        "attn_type_list": [0, 1, 0],
+        "block_size": 16,
+        "full_attn_alpha_factor": 3.5565588200778455,
+        "full_attn_beta_factor": 1.0,
+        "head_dim": 12,
+        "intermediate_size": 24,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_attn_alpha_factor": 3.5565588200778455,
+        "linear_attn_beta_factor": 1.0,
+        "mlp_alpha_factor": 3.5565588200778455,
+        "mlp_beta_factor": 1.0,
+        "num_experts_per_tok": 2,
+        "num_local_experts": 5,
+        "output_router_logits": False,
+        "postnorm": True,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000000,
+        "router_aux_loss_coef": 0.001,
+        "router_jitter_noise": 0.0,
+        "shared_intermediate_size": 0,
+        "shared_moe_mode": "sigmoid",
+        "sliding_window": None,
+        "tie_word_embeddings": False,
     },
     "nemotron_h": _NEMOTRON_H,
     "qwen3_5_moe_text": _QWEN3_5
@@ -302,6 +348,29 @@ HYBRID_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2-biases": (
         "lfm2",
         {"block_auto_adjust_ff_dim": False, "conv_bias": True, "tie_word_embeddings": False},
+    ),
+    "minimax-plain": (
+        "minimax",
+        {
+            "full_attn_alpha_factor": 1,
+            "full_attn_beta_factor": 0.5,
+            "head_dim": None,
+            "layer_types": None,
+            "linear_attn_alpha_factor": 1,
+            "mlp_alpha_factor": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "lfm3-plain": (
+        "lfm3",
+        {
+            "attention_bias": True,
+            "conv_bias": True,
+            "rope_parameters": None,
+            "tie_word_embeddings": False,
+            "use_attention_gate": False,
+            "use_sandwich_norm": False,
+        },
     ),
     "lfm2_moe-plain": (
         "lfm2_moe",

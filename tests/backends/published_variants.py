@@ -39,6 +39,20 @@ PUBLISHED_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "use_bias": True,
         },
     ),
+    "gemma4_text-same-values": (
+        "gemma4_text",
+        {
+            "attention_bias": True,
+            "attention_k_eq_v": True,
+            "final_logit_softcapping": None,
+            "hidden_size_per_layer_input": 0,
+            "num_global_key_value_heads": 1,
+            "num_kv_shared_layers": 0,
+            "rope_parameters": None,
+            "tie_word_embeddings": False,
+            "use_double_wide_mlp": False,
+        },
+    ),
     "glm4_moe-groups": (
         "glm4_moe",
         {
@@ -58,6 +72,43 @@ PUBLISHED_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "helium-biases": ("helium", _ALL_BIASES),
     "hunyuan_v1_dense-plain": ("hunyuan_v1_dense", {"attention_bias": True, "rope_scaling": None}),
     "internlm3-biases": ("internlm3", {"bias": True, "qkv_bias": True, "rope_scaling": None}),
+    "llama4_text-dense": (
+        "llama4_text",
+        {
+            "attention_bias": True,
+            "attn_temperature_tuning": False,
+            "interleave_moe_layer_step": 2,
+            "moe_layers": None,
+            "no_rope_layers": [1, 0, 1],
+            "num_experts_per_tok": 3,
+            "rope_scaling": None,
+            "use_qk_norm": False,
+        },
+    ),
+    "mimo_v2_flash-groups": (
+        "mimo_v2_flash",
+        {
+            "attention_bias": True,
+            "attention_value_scale": None,
+            "hybrid_layer_pattern": None,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "mlp_layer_types": ["sparse", "dense", "sparse"],
+            "moe_layer_freq": None,
+            "n_group": 4,
+            "n_routed_experts": 8,
+            "rope_parameters": {
+                kind: {
+                    "partial_rotary_factor": 0.5,
+                    "rope_theta": theta,
+                    "rope_type": "default",
+                }
+                for kind, theta in {"full_attention": 500.0, "sliding_attention": 90.0}.items()
+            },
+            "sliding_window": 5,
+            "sliding_window_size": None,
+            "topk_group": 2,
+        },
+    ),
     "ministral-window": ("ministral", {"layer_types": None}),
     "nemotron-biases": ("nemotron", _ALL_BIASES | {"head_dim": None}),
     "olmo3-plain": ("olmo3", {"attention_bias": True, "rope_scaling": None}),

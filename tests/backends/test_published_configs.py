@@ -26,12 +26,19 @@ VARIANTS = {
 HYBRIDS = {family: (family, {}) for family in PUBLISHED_HYBRIDS} | HYBRID_VARIANTS
 FIRST_MIXERS = {
     "lfm2": "short convolution",
+    "lfm3": "short convolution",
+    "minimax": "lightning attention",
     "lfm2_moe": "short convolution",
     "qwen3_5_moe_text": "linear attention",
     "qwen3_5_text": "linear attention",
     "recurrent_gemma": "gated recurrence",
 }
 """Families whose first mixer is not a state space."""
+UNSUPPORTED_ON_TPUS = {
+    "gemma4_text": "a norm of the values",
+    "llama4_text": "attention in chunks",
+    "mimo_v2_flash": "attention whose values have a different size than its keys",
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -60,8 +67,37 @@ def check_spec_of_both_files(family: str, config: dict[str, Any], path: Path) ->
 def test_the_tpu_backend_supports_plain_attention(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family] | {"model_type": family}))
     reason = unsupported(load_spec(tmp_path))
-    assert reason == (
-        "latent attention is not supported by this backend" if family in PUBLISHED_LATENT else None
+    part = "latent attention" if family in PUBLISHED_LATENT else UNSUPPORTED_ON_TPUS.get(family)
+    assert reason == (None if part is None else f"{part} is not supported by this backend")
+
+
+def test_backends_reject_parts_of_gemma4(tmp_path: Path) -> None:
+    config = FAMILIES["gemma4_text"] | {"model_type": "gemma4_text"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    assert {
+        "an embedding per layer",
+        "the mixer LayerInput",
+        "a scale on the residual",
+        "attention over the keys of another layer",
+        "a norm of the values",
+    } <= set(not_native(spec))
+    mixture = config | {"enable_moe_block": True}
+    (tmp_path / "config.json").write_text(json.dumps(mixture))
+    assert isinstance(load_spec(tmp_path), GenericSpec)
+
+
+def test_backends_reject_parts_of_llama4(tmp_path: Path) -> None:
+    config = FAMILIES["llama4_text"] | {"model_type": "llama4_text"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    assert "attention in chunks" in not_native(spec)
+    full = config | {"layer_types": ["full_attention"] * 3}
+    (tmp_path / "config.json").write_text(json.dumps(full))
+    assert unsupported(load_spec(tmp_path)) == (
+        "experts with weighted inputs are not supported by this backend"
     )
 
 

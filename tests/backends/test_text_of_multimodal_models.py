@@ -18,6 +18,7 @@ from transformers import (
 
 from tests.backends.checkpoints import SMALL
 from tests.backends.paged_batch import PagedSequence, step
+from tests.backends.published_configs import PUBLISHED
 from tests.backends.published_hybrids import PUBLISHED_HYBRIDS
 from tgi.architectures import ModelSpec, load_spec
 from tgi_torch.attention.kv_cache import KVCache
@@ -132,6 +133,49 @@ def test_the_text_of_qwen2_5_omni_has_the_logits_of_the_thinker(tmp_path):
         assert torch.allclose(actual, expected, atol=1e-4)
         publish_with_talker(tmp_path)
         assert torch.allclose(logits(tmp_path, "qwen2_5_omni", tokens), expected, atol=1e-4)
+
+
+def test_the_text_of_llama4_has_the_logits_of_the_whole_model(tmp_path):
+    sizes = {"num_attention_heads": 2, "intermediate_size": 64, "vision_output_dim": 24}
+    projector = {"projector_input_dim": 24, "projector_output_dim": 24}
+    config = AutoConfig.for_model(
+        "llama4",
+        text_config=PUBLISHED["llama4_text"],
+        vision_config=VISION | sizes | projector,
+    )
+    torch.manual_seed(3)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    model.save_pretrained(tmp_path)
+    assert "language_model.lm_head.weight" in load_file(tmp_path / "model.safetensors")
+    tokens = [5, 9, 3, 22, 17, 41, 8]
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0]
+        assert torch.allclose(logits(tmp_path, "llama4", tokens), expected, atol=1e-4)
+
+
+def test_the_text_of_gemma4_has_the_logits_of_the_whole_model(tmp_path):
+    vision = {"head_dim": 8, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    tokens_of_media = {f"{name}_token_id": 99 for name in ("image", "video", "audio")}
+    config = AutoConfig.for_model(
+        "gemma4",
+        text_config=PUBLISHED["gemma4_text"],
+        vision_config=VISION | vision,
+        **tokens_of_media,
+    )
+    torch.manual_seed(3)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    model.save_pretrained(tmp_path)
+    assert any("embed_vision" in name for name in load_file(tmp_path / "model.safetensors"))
+    tokens = [5, 9, 3, 22, 17, 41, 8]
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0]
+        assert torch.allclose(logits(tmp_path, "gemma4", tokens), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])

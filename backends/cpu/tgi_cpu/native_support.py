@@ -23,9 +23,13 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
         yield "an encoder"
     if spec.embedding.size not in (None, spec.hidden_size):
         yield "an embedding of another size"
+    if spec.embedding.layer_inputs is not None:
+        yield "an embedding per layer"
     for block in (block for layer in spec.decoder.layers for block in layer.blocks):
         if block.residual_from_norm or block.output_norm is not None:
             yield "a norm on the residual"
+        if block.output_scale or block.input_scale != 1.0:
+            yield "a scale on the residual"
         if block.norm is None and any(branch.norm is None for branch in block.branches):
             yield "a mixer without a norm before it"
         for mixer in (branch.mixer for branch in block.branches):
@@ -47,6 +51,12 @@ def _unsupported_attention(mixer: Attention) -> Iterator[str]:
         or not mixer.causal
     ):
         yield "this kind of attention"
+    if mixer.chunk is not None:
+        yield "attention in chunks"
+    if mixer.cache_of_layer is not None:
+        yield "attention over the keys of another layer"
+    if mixer.v_norm is not None:
+        yield "a norm of the values"
     if mixer.qk_norm_after_rope:
         yield "a query norm after the rotary embedding"
     if mixer.position_scale is not None:

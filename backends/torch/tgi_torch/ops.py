@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import Activation
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.attention.paged import (
     AttentionMetadata,
@@ -92,9 +93,9 @@ class Ops:
     write_kv: Callable[[Tensor, Tensor, LayerCache, Tensor], None]
     """Writes key [T, K, D] and value [T, K, Dv] to a cache, at the given slots int64 [T]."""
 
-    plan_attention: Callable[[AttentionMetadata, int, int | None], Any]
-    """Returns the plan of `paged_attention` for the metadata, the block size and the window. The
-    decoder calls this operation once per step and window.
+    plan_attention: Callable[[AttentionMetadata, int, KeyRange], Any]
+    """Returns the plan of `paged_attention` for the metadata, the block size and the key range. The
+    decoder calls this operation once per step and key range.
     """
 
     paged_attention: Callable[[Tensor, LayerCache, Any, AttentionSettings], Tensor]

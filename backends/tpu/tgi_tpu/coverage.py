@@ -4,7 +4,7 @@ framework.
 
 from __future__ import annotations
 
-from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
+from tgi.architectures import MLP, Attention, GenericSpec, Mixer, MixtureOfExperts, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
 from tgi_tpu.model.layer_groups import attention_of
 
@@ -17,23 +17,37 @@ def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
         return f"the architecture {spec.model_type} is not known"
     if len(spec.stacks) > 1:
         return "a model with an encoder is not supported by this backend"
-    for layer in spec.decoder.layers:
-        for mixer in (branch.mixer for block in layer.blocks for branch in block.branches):
-            if not isinstance(mixer, Attention | MLP | MixtureOfExperts):
-                return f"{mixer_tag(mixer).replace('_', ' ')} is not supported by this backend"
-            if isinstance(mixer, Attention) and mixer.v_head_dim not in (None, mixer.head_dim):
-                return (
-                    "attention whose values have a different size than its keys is not supported by"
-                    " this backend"
-                )
-            if isinstance(mixer, Attention) and (
-                mixer.relative_bias is not None or not mixer.causal
-            ):
-                return (
-                    "attention with a relative bias or without a causal mask is not supported by"
-                    " this backend"
-                )
-    return None
+    parts = [_unsupported_part(mixer) for mixer in spec.decoder.mixers]
+    blocks = [block for layer in spec.decoder.layers for block in layer.blocks]
+    if any(block.output_scale or block.input_scale != 1.0 for block in blocks):
+        parts.append("a scale on the residual is")
+    part = next((part for part in parts if part is not None), None)
+    return None if part is None else f"{part} not supported by this backend"
+
+
+def _unsupported_part(mixer: Mixer) -> str | None:
+    """Return the part of a mixer that is not supported, with a verb, or None if all parts are."""
+    match mixer:
+        case Attention():
+            parts = {
+                "attention whose values have a different size than its keys is": (
+                    mixer.v_head_dim not in (None, mixer.head_dim)
+                ),
+                "attention with a relative bias or without a causal mask is": (
+                    mixer.relative_bias is not None or not mixer.causal
+                ),
+                "attention in chunks is": mixer.chunk is not None,
+                "attention over the keys of another layer is": mixer.cache_of_layer is not None,
+                "a gate for each head is": mixer.output_gate_over == "head" and mixer.output_gate,
+                "a norm of the values is": mixer.v_norm is not None,
+            }
+        case MixtureOfExperts():
+            parts = {"experts with weighted inputs are": mixer.scale_inputs}
+        case MLP():
+            parts = {}
+        case _:
+            return f"{mixer_tag(mixer).replace('_', ' ')} is"
+    return next((part for part, is_present in parts.items() if is_present), None)
 
 
 def kv_repeats(mixer: Attention, tp_size: int) -> int:

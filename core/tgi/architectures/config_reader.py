@@ -75,7 +75,8 @@ class ConfigReader:
         name, value = self._value(names, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.error(name, f"must be a whole number >= {minimum}")
-        maximum = _MAX_LAYERS if "layer" in name else _MAX_INTEGER
+        is_count = "layer" in name and "size" not in name
+        maximum = _MAX_LAYERS if is_count else _MAX_INTEGER
         if value > maximum:
             raise self.error(name, f"must be a whole number <= {maximum}")
         return value

@@ -14,7 +14,14 @@ from tgi.architectures.spec import (
     Norm,
 )
 
-__all__ = ["FeedForward", "dense_layers", "parallel", "sequential", "sliding_layers"]
+__all__ = [
+    "FeedForward",
+    "dense_layers",
+    "parallel",
+    "rotary_layers",
+    "sequential",
+    "sliding_layers",
+]
 
 FeedForward = MLP | MixtureOfExperts
 
@@ -62,6 +69,22 @@ def dense_layers(reader: ConfigReader, num_layers: int, *, default: int) -> tupl
         return tuple(kind == "dense" for kind in kinds)
     count = reader.integer("first_k_dense_replace", default=default, minimum=0)
     return tuple(layer < count for layer in range(num_layers))
+
+
+def rotary_layers(reader: ConfigReader, num_layers: int) -> tuple[bool, ...]:
+    """Return for each layer whether it has a rotary embedding.
+
+    In spite of its name, the config's `no_rope_layers` contains 1 for a layer with rotary embedding
+    and 0 for a layer without. If the list is absent or empty, every `no_rope_layer_interval`-th
+    layer has no rotary embedding.
+    """
+    interval = reader.integer("no_rope_layer_interval", default=4)
+    rotates = reader.integers("no_rope_layers") or tuple(
+        int((layer + 1) % interval != 0) for layer in range(num_layers)
+    )
+    if len(rotates) != num_layers:
+        raise reader.error("no_rope_layers", f"must have {num_layers} entries")
+    return tuple(map(bool, rotates))
 
 
 def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:

@@ -18,6 +18,8 @@ __all__ = [
     "CrossAttention",
     "GatedRecurrence",
     "LatentAttention",
+    "LayerInput",
+    "LightningAttention",
     "LinearAttention",
     "Mixer",
     "MixtureOfExperts",
@@ -60,7 +62,8 @@ class Attention(Part, frozen=True, tag="attention"):
     """Self-attention over the cache.
 
     `window` includes the token itself: a query at position p attends to the positions
-    p - window + 1 to p.
+    p - window + 1 to p. With `chunk`, the positions are divided into chunks of this size, and a
+    query attends only to positions of its own chunk. An attention has at most one of the two.
     """
 
     num_heads: int
@@ -68,16 +71,20 @@ class Attention(Part, frozen=True, tag="attention"):
     head_dim: int
     scale: float
     v_head_dim: int | None = None  # None means head_dim
+    # The attention reads the keys and values of this layer and has none of its own (gemma4).
+    cache_of_layer: int | None = None
     rope: Rope | None = None
     alibi: bool = False
     alibi_scale: float = 1.0  # factor of the slopes; in falcon it is equal to `scale`
     alibi_bias_max: float = 8.0  # the smallest slope is 2^-alibi_bias_max (mpt)
     window: int | None = None
+    chunk: int | None = None
     softcap: float | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     q_norm: Norm | None = None  # applied before the rotary embedding by default
     k_norm: Norm | None = None
+    v_norm: Norm | None = None  # over each value head, without weights (gemma4)
     # each_head: a norm over each head, in which every head has its own weights
     qk_norm_over: Literal["head", "each_head", "all"] = "head"
     qk_norm_after_rope: bool = False  # the norms are applied after the rotary embedding (hunyuan)
@@ -86,15 +93,17 @@ class Attention(Part, frozen=True, tag="attention"):
     sinks: bool = False  # each head has a learned logit that takes part in the softmax
     relative_bias: RelativeBias | None = None
     causal: bool = True
-    # The heads' outputs are multiplied by a sigmoid of a projection of the input (qwen3_next).
+    # The heads' outputs are multiplied by a sigmoid of a projection of the input (qwen3_next). The
+    # projection has a value for each value of the outputs, or a value for each head (lfm3).
     output_gate: bool = False
+    output_gate_over: Literal["value", "head"] = "value"
 
     @property
     def cache(self) -> CacheKind:
         """The kind of cache. Attention of an encoder needs no cache."""
         if not self.causal:
             return "none"
-        return "full" if self.window is None else "window"
+        return "full" if self.window is None and self.chunk is None else "window"
 
 
 class CrossAttention(Part, frozen=True, tag="cross_attention"):
@@ -115,7 +124,10 @@ class CrossAttention(Part, frozen=True, tag="cross_attention"):
 class LatentAttention(Part, frozen=True, tag="latent_attention"):
     """Multi-head latent attention (DeepSeek V2).
 
-    Keys and values are cached as one low-rank vector per token.
+    Keys and values are cached as one low-rank vector per token. If `index_top_k` is set, a query of
+    the model attends only to the `index_top_k` keys that an index chooses (deepseek_v32). The index
+    is not implemented. In contexts of at most `index_top_k` tokens, the index would choose all
+    keys, so longer contexts are rejected.
     """
 
     num_heads: int
@@ -129,6 +141,7 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
     norm: Norm  # for each of the two low-rank vectors
     qkv_bias: bool = False  # whether the projections to the low ranks have a bias
     output_bias: bool = False
+    index_top_k: int | None = None
 
     @property
     def cache(self) -> CacheKind:
@@ -203,6 +216,32 @@ class LinearAttention(Part, frozen=True, tag="linear_attention"):
         return "state"
 
 
+class LightningAttention(Part, frozen=True, tag="lightning_attention"):
+    """Linear attention with a constant decay for each head (arXiv 2401.04658, minimax).
+
+    state = exp(-rate) * state + k v', where the rate of head h is `decay_scale` * 2^(-8 (h + 1) /
+    `num_heads`). The outputs q' state of all heads are normalised and multiplied by a sigmoid of a
+    projection of the input. `activation` is applied to q, k and v.
+    """
+
+    num_heads: int
+    head_dim: int
+    activation: Activation
+    decay_scale: float
+    norm: Norm
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The rate of each head."""
+        exponents = (-8.0 * (head + 1) / self.num_heads for head in range(self.num_heads))
+        return tuple(self.decay_scale * 2.0**exponent for exponent in exponents)
+
+    @property
+    def cache(self) -> CacheKind:
+        """A state matrix per head for each sequence."""
+        return "state"
+
+
 class GatedRecurrence(Part, frozen=True, tag="gated_recurrence"):
     """The recurrent block of Griffin with its RG-LRU (arXiv 2402.19427, recurrent_gemma).
 
@@ -219,6 +258,21 @@ class GatedRecurrence(Part, frozen=True, tag="gated_recurrence"):
     def cache(self) -> CacheKind:
         """A convolution window and one value per channel for each sequence."""
         return "state"
+
+
+class LayerInput(Part, frozen=True, tag="layer_input"):
+    """Adds the input of the layer to the residual: out(activation(gate(x)) * input) (gemma4).
+
+    `Embedding.layer_inputs` describes the inputs of the layers.
+    """
+
+    size: int
+    activation: Activation
+
+    @property
+    def cache(self) -> CacheKind:
+        """No cache."""
+        return "none"
 
 
 class MLP(Part, frozen=True, tag="mlp"):
@@ -265,7 +319,8 @@ class MixtureOfExperts(Part, frozen=True, tag="moe"):
     `experts_per_token`.
 
     `shared` is an additional MLP that every token uses. `scale` is a factor of the sum of all
-    outputs.
+    outputs. With `scale_inputs`, the input of an expert is multiplied by the weight of the expert,
+    in place of its output (llama4).
     """
 
     num_experts: int
@@ -274,6 +329,7 @@ class MixtureOfExperts(Part, frozen=True, tag="moe"):
     router: Router
     shared: MLP | None = None
     shared_gate: bool = False  # a sigmoid gate for the shared expert (qwen2_moe)
+    scale_inputs: bool = False
     scale: float = 1.0  # 0.5 if the experts and the shared expert are averaged (cohere2_moe)
 
     @property
@@ -290,6 +346,8 @@ Mixer = (
     | LinearAttention
     | ShortConvolution
     | GatedRecurrence
+    | LightningAttention
+    | LayerInput
     | MLP
     | MixtureOfExperts
 )

@@ -15,7 +15,9 @@ from tgi.architectures.spec import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LayerInput,
     LearnedPositions,
+    LightningAttention,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -81,8 +83,10 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
     v_dim = mixer.head_dim if mixer.v_head_dim is None else mixer.v_head_dim
     q_rows, k_rows = mixer.num_heads * mixer.head_dim, mixer.num_kv_heads * mixer.head_dim
     yield from _linear("q", q_rows, hidden, mixer.qkv_bias)
-    yield from _linear("k", k_rows, hidden, mixer.qkv_bias)
-    yield from _linear("v", mixer.num_kv_heads * v_dim, hidden, mixer.qkv_bias)
+    has_cache = mixer.cache_of_layer is None
+    if has_cache:
+        yield from _linear("k", k_rows, hidden, mixer.qkv_bias)
+        yield from _linear("v", mixer.num_kv_heads * v_dim, hidden, mixer.qkv_bias)
     yield from _linear("o", hidden, mixer.num_heads * v_dim, mixer.output_bias)
     q_shape: Shape
     k_shape: Shape
@@ -97,9 +101,11 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
         case "all":
             q_shape, k_shape = (q_rows,), (k_rows,)
     yield from _norm("q_norm", mixer.q_norm, *q_shape)
-    yield from _norm("k_norm", mixer.k_norm, *k_shape)
+    yield from _norm("k_norm", mixer.k_norm if has_cache else None, *k_shape)
     if mixer.output_gate:
-        yield from _linear("gate", mixer.num_heads * v_dim, hidden, mixer.qkv_bias)
+        is_over_heads = mixer.output_gate_over == "head"
+        rows = mixer.num_heads * (1 if is_over_heads else v_dim)
+        yield from _linear("gate", rows, hidden, mixer.qkv_bias and not is_over_heads)
     if mixer.sinks:
         yield "sinks", (mixer.num_heads,)
     if mixer.relative_bias is not None and owns_relative_bias:
@@ -184,6 +190,14 @@ def _linear_attention(mixer: LinearAttention, hidden: int) -> Tensors:
     yield from _linear("out", hidden, v_rows)
 
 
+def _lightning_attention(mixer: LightningAttention, hidden: int) -> Tensors:
+    rows = mixer.num_heads * mixer.head_dim
+    for part in ("q", "k", "v", "gate"):
+        yield from _linear(part, rows, hidden)
+    yield from _norm("output_norm", mixer.norm, rows)
+    yield from _linear("out", hidden, rows)
+
+
 def _gated_recurrence(mixer: GatedRecurrence, hidden: int) -> Tensors:
     for part in ("in_gate", "in_x"):
         yield from _linear(part, mixer.channels, hidden, bias=True)
@@ -239,6 +253,11 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
             yield from _short_convolution(mixer, hidden)
         case GatedRecurrence():
             yield from _gated_recurrence(mixer, hidden)
+        case LightningAttention():
+            yield from _lightning_attention(mixer, hidden)
+        case LayerInput():
+            yield from _linear("gate", mixer.size, hidden)
+            yield from _linear("out", hidden, mixer.size)
         case MLP():
             yield from _mlp(mixer, hidden)
         case MixtureOfExperts():
@@ -264,6 +283,8 @@ def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
             )
             shapes.update(_norm(f"{tag}.post_norm", branch.post_norm, hidden))
         shapes.update(_norm(f"block{index}.output_norm", block.output_norm, hidden))
+        if block.output_scale:
+            shapes[f"block{index}.output_scale"] = (1,)
     return shapes
 
 
@@ -278,6 +299,12 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
         rows = embedding.positions.num_positions + embedding.positions.offset
         shapes["embedding.positions.weight"] = (rows, hidden)
     shapes.update(_norm("embedding.norm", embedding.norm, hidden))
+    if embedding.layer_inputs is not None:
+        inputs = embedding.layer_inputs
+        columns = len(spec.decoder.layers) * inputs.size
+        shapes["embedding.layer_inputs.weight"] = (inputs.vocab_size, columns)
+        shapes["embedding.layer_projection.weight"] = (columns, hidden)
+        shapes.update(_norm("embedding.layer_norm", inputs.norm, inputs.size))
     for stack in spec.stacks:
         for layer in range(len(stack.layers)):
             parameters = layer_parameters(stack, layer, hidden)

@@ -14,6 +14,7 @@ __all__ = [
     "LongRopeScaling",
     "Part",
     "PositionScale",
+    "ProportionalScaling",
     "RelativeBias",
     "Rope",
     "RopeScaling",
@@ -75,7 +76,23 @@ class LongRopeScaling(Part, frozen=True, tag="longrope"):
     long_attention_factor: float | None = None
 
 
-RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+class ProportionalScaling(Part, frozen=True, tag="proportional"):
+    """Rotates only the first `num_pairs` pairs of a head, with frequencies divided by `factor`
+    (gemma4). The frequencies of these pairs are the same as if all pairs were rotated.
+    """
+
+    num_pairs: int
+    factor: float = 1.0
+
+
+RopeScaling = (
+    LinearScaling
+    | DynamicScaling
+    | Llama3Scaling
+    | YarnScaling
+    | LongRopeScaling
+    | ProportionalScaling
+)
 
 
 class Rope(Part, frozen=True):
@@ -92,12 +109,13 @@ class Rope(Part, frozen=True):
 
 
 class PositionScale(Part, frozen=True):
-    """Multiplies the query at position p by 1 + `beta` * log(1 + floor(p / `period`)) (ministral3,
-    arXiv 2501.19399).
+    """Multiplies the query at position p by 1 + `beta` * log(1 + floor((p + `offset`) / `period`))
+    (ministral3 and llama4, arXiv 2501.19399).
     """
 
     beta: float
     period: int
+    offset: int = 0
 
 
 class RelativeBias(Part, frozen=True):

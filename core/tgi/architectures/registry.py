@@ -36,6 +36,7 @@ FAMILIES = {
     "dbrx": "dbrx",
     "deepseek_v2": "deepseek_v2",
     "deepseek_v3": "deepseek_v3",
+    "deepseek_v32": "deepseek_v32",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5_moe",
     "exaone": "exaone",
@@ -48,10 +49,12 @@ FAMILIES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
     "glm": "glm",
     "glm4": "glm4",
     "glm4_moe": "glm4_moe",
     "glm4_moe_lite": "glm4_moe_lite",
+    "glm_moe_dsa": "deepseek_v32",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
     "gpt_neo": "gpt_neo",
@@ -71,11 +74,16 @@ FAMILIES = {
     "kimi_k2": "deepseek_v3",
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2_moe",
+    "lfm3": "lfm3",
     "llama": "llama",
+    "llama4_text": "llama4",
     "mamba": "mamba",
     "mamba2": "mamba2",
+    "mimo_v2_flash": "mimo_v2_flash",
     "minicpm": "minicpm",
     "minicpm3": "minicpm3",
+    "minimax": "minimax",
+    "minimax_m2": "minimax_m2",
     "ministral": "ministral",
     "ministral3": "ministral3",
     "mistral": "mistral",
@@ -134,6 +142,12 @@ def load_spec(
     if isinstance(spec, ModelSpec) and not _is_rotary(spec):
         raise ModelError(
             f"A {spec.model_type} model has no rotary embedding to scale.",
+            "Remove --rope-scaling and --rope-factor.",
+        )
+    if isinstance(spec, ModelSpec) and spec.index_limit is not None:
+        raise ModelError(
+            f"The context of a {spec.model_type} model cannot be extended, because the index of its"
+            " keys is not supported.",
             "Remove --rope-scaling and --rope-factor.",
         )
     return msgspec.structs.replace(spec, max_positions=int(spec.max_positions * factor))
@@ -239,14 +253,8 @@ def _replace_rope(config: dict[str, Any], parameters: dict[str, Any]) -> dict[st
 
 
 def _is_rotary(spec: ModelSpec) -> bool:
-    mixers = (
-        branch.mixer
-        for layer in spec.decoder.layers
-        for block in layer.blocks
-        for branch in block.branches
-    )
     return any(
         isinstance(mixer, LatentAttention)
         or (isinstance(mixer, Attention) and mixer.rope is not None)
-        for mixer in mixers
+        for mixer in spec.decoder.mixers
     )

@@ -18,6 +18,7 @@ from tgi.architectures.spec import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    ProportionalScaling,
     Rope,
     RopeScaling,
     SinusoidalPositions,
@@ -41,6 +42,7 @@ _TYPES = {
     "llama3": "llama3",
     "yarn": "yarn",
     "longrope": "longrope",
+    "proportional": "proportional",
     "su": "longrope",
 }
 
@@ -72,7 +74,8 @@ def read_rope(
     theta = scaling if scaling.has("rope_theta") else config
     partial = scaling if scaling.has("partial_rotary_factor") else config
     share = partial.number("partial_rotary_factor", "rotary_pct", default=default_partial)
-    rotary_dim = int(head_dim * share)
+    is_proportional = scaling.is_string("rope_type") and scaling.text("rope_type") == "proportional"
+    rotary_dim = head_dim if is_proportional else int(head_dim * share)
     if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
         raise partial.error(
             "partial_rotary_factor",
@@ -82,7 +85,13 @@ def read_rope(
         theta=theta.number("rope_theta", "rotary_emb_base", default=default_theta),
         rotary_dim=rotary_dim,
         interleaved=interleaved,
-        scaling=_read_scaling(config, scaling, rotary_dim, max_positions),
+        scaling=(
+            ProportionalScaling(
+                num_pairs=int(share * head_dim // 2), factor=scaling.number("factor", default=1.0)
+            )
+            if is_proportional
+            else _read_scaling(config, scaling, rotary_dim, max_positions)
+        ),
     )
 
 
@@ -186,8 +195,11 @@ def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:
     """
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
     plain = rope.theta**-exponents
+    if isinstance(rope.scaling, ProportionalScaling):
+        is_rotated = np.arange(len(plain)) < rope.scaling.num_pairs
+        plain = np.where(is_rotated, plain / rope.scaling.factor, 0.0)
     match rope.scaling:
-        case None:
+        case None | ProportionalScaling():
             return plain, 1.0
         case LinearScaling(factor=factor):
             return plain / factor, 1.0

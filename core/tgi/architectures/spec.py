@@ -7,8 +7,9 @@ with the norms before and after it:
 
     y      = norm(x) if the block has a norm, else x
     out    = sum over branches of post_norm(mixer(norm(y)))
-    x      = (y if residual_from_norm else x) + residual_scale * out
+    x      = input_scale * (y if residual_from_norm else x) + residual_scale * out
     x      = output_norm(x) if the block has an output norm
+    x      = output_scale * x if the block has an output scale
 
 A mixer names the kind of cache that it needs. A model also has rules for embedding and head, and a
 **weight map**, which assigns checkpoint tensors to the parameters of the model
@@ -28,6 +29,8 @@ from tgi.architectures.mixers import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LayerInput,
+    LightningAttention,
     LinearAttention,
     Mixer,
     MixtureOfExperts,
@@ -44,6 +47,7 @@ from tgi.architectures.positions import (
     LongRopeScaling,
     Part,
     PositionScale,
+    ProportionalScaling,
     RelativeBias,
     Rope,
     RopeScaling,
@@ -66,7 +70,10 @@ __all__ = [
     "Head",
     "LatentAttention",
     "Layer",
+    "LayerInput",
+    "LayerInputs",
     "LearnedPositions",
+    "LightningAttention",
     "LinearAttention",
     "LinearScaling",
     "Llama3Scaling",
@@ -76,6 +83,7 @@ __all__ = [
     "ModelSpec",
     "Norm",
     "PositionScale",
+    "ProportionalScaling",
     "RelativeBias",
     "Rope",
     "RopeScaling",
@@ -106,9 +114,11 @@ class Block(Part, frozen=True):
 
     branches: tuple[Branch, ...]
     norm: Norm | None = None
+    input_scale: float = 1.0
     residual_scale: float = 1.0
     residual_from_norm: bool = False
     output_norm: Norm | None = None
+    output_scale: bool = False  # a learned factor of one value (gemma4)
 
 
 class Layer(Part, frozen=True):
@@ -126,6 +136,30 @@ class Stack(Part, frozen=True):
     layers: tuple[Layer, ...]
     final_norm: Norm | None = None
 
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The mixers of all layers in order."""
+        return tuple(
+            branch.mixer
+            for layer in self.layers
+            for block in layer.blocks
+            for branch in block.branches
+        )
+
+
+class LayerInputs(Part, frozen=True):
+    """Vectors of `size` values for each token and layer, which the mixers `LayerInput` read
+    (gemma4): sum_scale * (norm(projection_scale * P x) + scale * table[token]). x is the vector of
+    the token. P and the table have `size` rows or columns for each layer.
+    """
+
+    size: int
+    vocab_size: int
+    norm: Norm
+    scale: float
+    projection_scale: float
+    sum_scale: float
+
 
 class Embedding(Part, frozen=True):
     """Token vectors.
@@ -138,6 +172,7 @@ class Embedding(Part, frozen=True):
     size: int | None = None
     positions: LearnedPositions | SinusoidalPositions | None = None
     norm: Norm | None = None
+    layer_inputs: LayerInputs | None = None
 
 
 class Head(Part, frozen=True):
@@ -200,6 +235,16 @@ class ModelSpec(Part, frozen=True, tag="model"):
     def decoder(self) -> Stack:
         """The stack that generates tokens."""
         return next(stack for stack in self.stacks if stack.kind == "decoder")
+
+    @property
+    def index_limit(self) -> int | None:
+        """The maximum context length if attention has an index of keys, which is not implemented.
+        The value is None if no attention has an index.
+        """
+        limits = (
+            mixer.index_top_k for mixer in self.decoder.mixers if isinstance(mixer, LatentAttention)
+        )
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 class GenericSpec(Part, frozen=True, tag="generic"):

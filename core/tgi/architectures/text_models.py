@@ -18,8 +18,10 @@ __all__ = ["TEXT_MODELS", "text_config_of", "with_outer_names"]
 
 TEXT_MODELS = frozenset(
     {
+        "gemma4",
         "idefics3",
         "internvl",
+        "llama4",
         "llava",
         "llava_next",
         "llava_onevision",
@@ -73,6 +75,8 @@ _OTHER_TENSORS = (
     "*image_newline",
     "*audio_tower.*",
     "*visual.*",
+    "*embed_vision.*",
+    "*embed_audio.*",
     "talker.*",
     "token2wav.*",
 )

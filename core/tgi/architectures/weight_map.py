@@ -15,7 +15,13 @@ import msgspec
 
 from tgi.architectures.left_over import foreign_checkpoint, is_harmless, plain_name
 from tgi.architectures.parameter_names import mixer_of, shard_axis, tensor_shapes
-from tgi.architectures.spec import Attention, LinearAttention, ModelSpec, WeightRule
+from tgi.architectures.spec import (
+    Attention,
+    LightningAttention,
+    LinearAttention,
+    ModelSpec,
+    WeightRule,
+)
 from tgi.errors import ModelError
 
 __all__ = [
@@ -328,7 +334,7 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             pieces = _split_grouped(whole, placement, _num_groups(parameters[0], spec))
         case "by_head":
             mixer = mixer_of(parameters[0], spec)
-            assert isinstance(mixer, Attention), parameters
+            assert isinstance(mixer, Attention | LightningAttention), parameters
             pieces = _split_grouped(whole, placement, mixer.num_heads)
         case "quarters":
             pieces = _split_grouped(whole, placement, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tgi.architectures.spec import WeightLayout, WeightRule
 
-__all__ = ["Modules", "layer_rules", "module_rules"]
+__all__ = ["Modules", "layer_rules", "module_rules", "stacked_expert_rules"]
 
 Modules = dict[str | tuple[str, ...], str]
 """Maps a module's parameter name without `.weight`, or the names that are fused into one tensor, to
@@ -51,3 +51,22 @@ def layer_rules(
         )
         in_layers[whole] = f"{layer}.{name}"
     return module_rules(in_layers, layout=layout, transposed=transposed)
+
+
+def stacked_expert_rules(module: str, *, transposed: bool = False) -> tuple[WeightRule, ...]:
+    """Build the rules for experts that are stored in two tensors per layer, [E, 2 * rows, …] for
+    gate and up and [E, …] for down. `module` is the name of the module of the experts.
+    """
+    experts = "decoder.layers.{layer}.moe.experts"
+    return (
+        WeightRule(
+            name=f"{module}.gate_up_proj",
+            parameters=(f"{experts}.gate.weight", f"{experts}.up.weight"),
+            transposed=transposed,
+        ),
+        WeightRule(
+            name=f"{module}.down_proj",
+            parameters=(f"{experts}.down.weight",),
+            transposed=transposed,
+        ),
+    )

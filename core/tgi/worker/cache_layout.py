@@ -6,7 +6,6 @@ This module imports no framework.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 from tgi.architectures import (
@@ -15,8 +14,8 @@ from tgi.architectures import (
     GatedRecurrence,
     GenericSpec,
     LatentAttention,
+    LightningAttention,
     LinearAttention,
-    Mixer,
     ModelSpec,
     ShortConvolution,
     StateSpace,
@@ -41,7 +40,9 @@ __all__ = [
 TokenMixer = Attention | LatentAttention
 """Mixers that store values for every token."""
 
-RecurrentMixer = StateSpace | LinearAttention | ShortConvolution | GatedRecurrence
+RecurrentMixer = (
+    StateSpace | LinearAttention | ShortConvolution | GatedRecurrence | LightningAttention
+)
 """Mixers that store one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
@@ -53,18 +54,23 @@ Shape = tuple[int, ...]
 
 
 def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
-    """Return the decoder's self-attention mixers in order."""
-    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, TokenMixer))
+    """Return the decoder's self-attention mixers with a cache of their own, in order."""
+    return tuple(
+        mixer
+        for mixer in spec.decoder.mixers
+        if isinstance(mixer, LatentAttention)
+        or (isinstance(mixer, Attention) and mixer.cache_of_layer is None)
+    )
 
 
 def cross_layers(spec: ModelSpec) -> tuple[CrossAttention, ...]:
     """Return the decoder's cross-attention mixers in order."""
-    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, CrossAttention))
+    return tuple(mixer for mixer in spec.decoder.mixers if isinstance(mixer, CrossAttention))
 
 
 def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
     """Return the decoder's recurrent mixers in order."""
-    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, RecurrentMixer))
+    return tuple(mixer for mixer in spec.decoder.mixers if isinstance(mixer, RecurrentMixer))
 
 
 def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
@@ -124,7 +130,7 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
     """Return the shapes of one sequence's convolution window and recurrent state.
 
     The shapes are [channels, kernel - 1] and [heads, …, …]. A short convolution has an empty
-    recurrent state.
+    recurrent state, and lightning attention has an empty window.
     """
     match mixer:
         case StateSpace(version=1):
@@ -151,6 +157,8 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
             return (mixer.channels, mixer.conv_kernel - 1), (0, 0, 0)
         case GatedRecurrence():
             return (mixer.channels, mixer.conv_kernel - 1), (mixer.channels, 1, 1)
+        case LightningAttention():
+            return (0, 0), (mixer.num_heads, mixer.head_dim, mixer.head_dim)
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
@@ -165,13 +173,4 @@ def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
     shapes = [recurrent_shapes(mixer) for mixer in recurrent_layers(spec)]
     return sum(math.prod(window) for window, _ in shapes), sum(
         math.prod(state) for _, state in shapes
-    )
-
-
-def _mixers(spec: ModelSpec) -> Iterator[Mixer]:
-    return (
-        branch.mixer
-        for layer in spec.decoder.layers
-        for block in layer.blocks
-        for branch in block.branches
     )

@@ -67,7 +67,9 @@ class Served:
 
 OTHERS = {
     "deepseek_v3": ["full"],
+    "deepseek_v32": ["full"],
     "falcon_mamba": ["state"],
+    "glm_moe_dsa": ["full"],
     "mamba": ["state"],
     "mamba2": ["state"],
     "mt5": ["full", "cross"],
@@ -146,7 +148,7 @@ def test_negotiated_limits(served: Served) -> None:
     agreement = served.core.agreement
     assert [group.kind for group in agreement.kv_cache.groups] == KINDS[served.family]
     # Blocks describe a prefix completely only if a sequence has no other cache.
-    assert agreement.has("prefix_cache") == (served.family == "deepseek_v3")
+    assert agreement.has("prefix_cache") == (KINDS[served.family] == ["full"])
     assert agreement.limits.max_sequences == 8
     assert agreement.limits.max_total_tokens == 128
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.backends.checkpoints import save_checkpoint
+from tests.backends.mixer_checkpoints import save_mixer_variant
 from tgi.architectures import load_spec
 from tgi.backend import BackendError, RequestedLimits
 from tgi.worker.memory.limits import format_bytes
@@ -79,6 +80,14 @@ def test_learned_positions_are_a_hard_limit(tmp_path):
     save_checkpoint("gpt2", tmp_path)
     with pytest.raises(BackendError, match="exceeds the 128 positions of this model"):
         plan(load_spec(tmp_path), 2**30, max_total_tokens=129)
+
+
+def test_the_index_of_keys_is_a_hard_limit(tmp_path):
+    save_mixer_variant("deepseek_v32", tmp_path)
+    spec = load_spec(tmp_path)
+    assert plan(spec, 2**30, max_total_tokens=128).limits.max_total_tokens == 128
+    with pytest.raises(BackendError, match=r"129` exceeds 128\. In longer contexts, the attention"):
+        plan(spec, 2**30, max_total_tokens=129)
 
 
 def test_bytes_are_readable():

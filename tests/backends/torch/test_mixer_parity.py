@@ -162,7 +162,9 @@ def test_mixed_steps_of_different_lengths(pair: Pair) -> None:
     pair.check(*sequences, late)
 
 
-@pytest.mark.parametrize("name", [name for name in DECODERS if name.startswith("deepseek")])
+@pytest.mark.parametrize(
+    "name", [name for name in DECODERS if name.startswith(("deepseek", "glm"))]
+)
 def test_prefix_of_another_sequence(name: str, tmp_path: Path) -> None:
     pair, drawing = load(name, tmp_path), Drawing.of(5)
     first, second = drawing.sequence(pair, 15), drawing.sequence(pair, 23)

@@ -14,6 +14,7 @@ from tests.backends.paged_batch import metadata_of
 from tgi.architectures import Activation, DynamicScaling, LongRopeScaling, Rope, Router
 from tgi_torch import ops
 from tgi_torch.attention.alibi import alibi_slopes
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.attention.paged import AttentionSettings, paged_attention, plan_attention
 from tgi_torch.model.mixture_of_experts import route
@@ -24,14 +25,15 @@ NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, V_HEAD_DIM = 6, 2, 8, 5
 
 
 def attend_by_definition(
-    query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, window: int | None
+    query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, num_visible: int
 ) -> Tensor:
-    """Attention of one query [H, D] at the last position of key [L, K, D] and value [L, K, Dv].
+    """Attention of one query [H, D] at the last position of key [L, K, D] and value [L, K, Dv], to
+    the last `num_visible` keys.
 
     Computes one head at a time.
     """
     length = key.shape[0]
-    visible = range(0 if window is None else max(0, length - window), length)
+    visible = range(length - num_visible, length)
     out = []
     for head in range(NUM_HEADS):
         kv_head = head // (NUM_HEADS // NUM_KV_HEADS)
@@ -55,6 +57,13 @@ def attend_by_definition(
     return torch.cat(out)
 
 
+def num_visible(key_range: KeyRange, position: int) -> int:
+    """Number of keys to which the query at `position` attends."""
+    if key_range.chunk is not None:
+        return position % key_range.chunk + 1
+    return position + 1 if key_range.window is None else min(key_range.window, position + 1)
+
+
 SETTINGS = {
     "plain": AttentionSettings(scale=0.3),
     "softcap": AttentionSettings(scale=0.9, softcap=1.5),
@@ -63,9 +72,11 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("window", [None, 1, 5])
+@pytest.mark.parametrize(
+    "key_range", [KeyRange(), KeyRange(1), KeyRange(5), KeyRange(chunk=5)], ids=str
+)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-def test_paged_attention(settings: AttentionSettings, window: int | None) -> None:
+def test_paged_attention(settings: AttentionSettings, key_range: KeyRange) -> None:
     generator = torch.Generator().manual_seed(1)
     rng = random.Random(2)
     # (computed tokens, new tokens): decode rows near block boundaries, a first and a later prefill
@@ -94,16 +105,19 @@ def test_paged_attention(settings: AttentionSettings, window: int | None) -> Non
             seen = slice(0, position + 1)
             expected.append(
                 attend_by_definition(
-                    query[-1].double(), key[seen].double(), value[seen].double(), settings, window
+                    query[-1].double(),
+                    key[seen].double(),
+                    value[seen].double(),
+                    settings,
+                    num_visible(key_range, position),
                 )
             )
-        if window is not None:
-            # Blocks outside the window may belong to other sequences and contain anything.
-            for position in range(max(0, past - window + 1)):
-                cache.key.view(-1, NUM_KV_HEADS, HEAD_DIM)[slots[position]] = float("nan")
-                cache.value.view(-1, NUM_KV_HEADS, V_HEAD_DIM)[slots[position]] = float("nan")
+        # Blocks outside the window may belong to other sequences and contain anything.
+        for position in range(past + 1 - num_visible(key_range, past)):
+            cache.key.view(-1, NUM_KV_HEADS, HEAD_DIM)[slots[position]] = float("nan")
+            cache.value.view(-1, NUM_KV_HEADS, V_HEAD_DIM)[slots[position]] = float("nan")
     actual = paged_attention(
-        torch.stack(query), cache, plan_attention(metadata, BLOCK_SIZE, window), settings
+        torch.stack(query), cache, plan_attention(metadata, BLOCK_SIZE, key_range), settings
     )
     torch.testing.assert_close(actual, torch.stack(expected).float(), atol=1e-5, rtol=1e-5)
 

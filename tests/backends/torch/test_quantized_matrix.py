@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.backends.checkpoints import save_variant
 from tests.backends.cpu.quantized.quantized_matrices import FORMS, random_matrix
+from tgi.architectures import ModelSpec, load_spec
+from tgi.architectures.parameter_names import tensor_shapes
+from tgi_torch.model.decoder import build_decoder
+from tgi_torch.ops import REFERENCE
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
-from tgi_torch.weights.weight_formats import FP8, INT4, INT8, NF4, WeightFormat, common_format
+from tgi_torch.weights.weight_formats import (
+    FP8,
+    INT4,
+    INT8,
+    NF4,
+    QUANTIZATIONS,
+    WeightFormat,
+    common_format,
+    is_quantized,
+)
 
 FORMATS = pytest.mark.parametrize(
     "weight_format", [INT8, INT4, NF4, FP8], ids=lambda weight_format: weight_format.name
@@ -77,3 +92,14 @@ def test_canonical_forms(name: str) -> None:
     ids = torch.tensor([49, 0, 20])
     torch.testing.assert_close(matrix.lookup(ids), exact[ids], rtol=1e-5, atol=1e-5)
     assert matrix.num_bytes <= 1.01 * weight_format.num_bytes(50, 160)
+
+
+def test_the_memory_plan_names_the_quantized_matrices(tmp_path: Path) -> None:
+    save_variant("gemma4_text", tmp_path)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu", QUANTIZATIONS["int8"])
+    shapes = tensor_shapes(spec)
+    quantized = decoder.parameters.quantized.keys()
+    assert "embedding.layer_inputs.weight" in quantized
+    assert quantized == {name for name, shape in shapes.items() if is_quantized(name, shape)}

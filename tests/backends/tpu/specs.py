@@ -45,15 +45,28 @@ COVERED = (
 )
 """Variants that together cover every branch of the model."""
 
-OTHERS = tuple(sorted(set(VARIANTS) - set(COVERED)))
-
 REFUSED = {
+    **dict.fromkeys(
+        ("gemma4_text", "gemma4_text-same-values"),
+        "a norm of the values is not supported by this backend",
+    ),
+    **dict.fromkeys(
+        ("llama4_text", "llama4_text-dense"),
+        "attention in chunks is not supported by this backend",
+    ),
+    **dict.fromkeys(
+        ("mimo_v2_flash", "mimo_v2_flash-groups"),
+        "attention whose values have a different size than its keys is not supported by this"
+        " backend",
+    ),
     "deepseek_v2": "latent attention is not supported by this backend",
     "mamba2": "state space is not supported by this backend",
     "qwen3_next": "linear attention is not supported by this backend",
     "t5": "a model with an encoder is not supported by this backend",
 }
-"""Variants of `tests.backends.mixer_checkpoints`, with the reason why they are not supported."""
+"""Variants that are not supported, with the reason. Some are those of `mixer_checkpoints`."""
+
+OTHERS = tuple(sorted(set(VARIANTS) - set(COVERED) - set(REFUSED)))
 
 _ODD = {"llama-odd": ("llama", {"intermediate_size": 42})}
 """Sizes that are not divisible by four devices."""

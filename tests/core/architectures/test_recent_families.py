@@ -96,6 +96,16 @@ def test_kimi_k2(tmp_path: Path) -> None:
     assert isinstance(mixer_of("decoder.layers.0.mlp.up.weight", spec), MLP)
 
 
+def test_context_of_an_index(tmp_path: Path) -> None:
+    config = KIMI_K2 | {"model_type": "deepseek_v32", "n_group": 8, "topk_group": 4}
+    spec = load(config, tmp_path)
+    assert (spec.max_positions, spec.index_limit) == (2048, 2048)
+    assert load(config | {"index_topk": 64}, tmp_path).index_limit == 64
+    with pytest.raises(ModelError, match="context of a deepseek_v32 model cannot be extended"):
+        load_spec(tmp_path, rope_factor=2.0)
+    assert load(KIMI_K2, tmp_path).index_limit is None
+
+
 def test_default_ropes(tmp_path: Path) -> None:
     """A config without rotary parameters gets those of the class in `transformers`."""
     apertus = attention_of(load(SIZES | {"model_type": "apertus"}, tmp_path))
@@ -123,6 +133,12 @@ def test_layers_of_ernie_with_experts(tmp_path: Path) -> None:
         ("apertus", {"hidden_act": "silu"}, ["`hidden_act`", "xielu"]),
         ("codegen", {"n_embd": 36, "n_head": 6, "n_layer": 1}, ["`n_head`", "divisible by 4"]),
         ("cohere2_moe", {"first_k_dense_replace": 1}, ["`prefix_dense_intermediate_size`"]),
+        (
+            "gemma4_text",
+            {"num_kv_shared_layers": 3},
+            ["`num_kv_shared_layers`", "a layer of each kind"],
+        ),
+        ("gemma4_text", {"use_bidirectional_attention": "all"}, ["`use_bidirectional_attention`"]),
         ("glm4_moe", {"mlp_layer_types": ["dense"]}, ["`mlp_layer_types`", "3 strings"]),
         ("gpt_neo", {"attention_types": [[["global"], 2]]}, ["`attention_types`", "3 layers"]),
         ("gpt_neo", {"attention_types": [[["global"], 10**12]]}, ["`attention_types`"]),
@@ -142,7 +158,13 @@ def test_layers_of_ernie_with_experts(tmp_path: Path) -> None:
         ),
         ("hunyuan_v1_moe", {"moe_topk": [1, 1]}, ["`moe_topk`", "3 whole numbers"]),
         ("hunyuan_v1_moe", {"num_experts": [1, 0, 1]}, ["`num_experts`", ">= 1"]),
+        ("llama4_text", {"attn_temperature_tuning": "on"}, ["`attn_temperature_tuning`", "true"]),
+        ("llama4_text", {"no_rope_layers": [1]}, ["`no_rope_layers`", "3 entries"]),
+        ("llama4_text", {"layer_types": ["chunked_attention"]}, ["`layer_types`", "3 strings"]),
+        ("mimo_v2_flash", {"hybrid_layer_pattern": [1]}, ["`hybrid_layer_pattern`", "3 entries"]),
+        ("mimo_v2_flash", {"moe_layer_freq": [1]}, ["`moe_layer_freq`", "3 entries"]),
         ("minicpm", {"num_experts": 8}, ["`num_experts`", "MiniCPM-MoE is not supported"]),
+        ("minimax_m2", {"scoring_func": "softmax"}, ["`scoring_func`", "sigmoid"]),
         ("minicpm", {"sparse_config": {"topk": 64}}, ["`sparse_config`", "InfLLM"]),
         (
             "ministral3",
@@ -159,6 +181,7 @@ def test_invalid_option_is_reported(
 ) -> None:
     other_names = {
         "model_type": model_type,
+        "intermediate_size_mlp": 40,
         "moe_intermediate_size": 24,
         "num_heads": 4,
         "num_key_value_heads": 2,

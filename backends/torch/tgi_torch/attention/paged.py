@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.model.relative_bias import RelativePositionBias
 
@@ -144,18 +145,19 @@ class PrefillRow:
 @final
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Data derived from the metadata once per step, for all layers with the same window."""
+    """Data derived from the metadata once per step, for all layers with the same key range."""
 
     decode: DecodeGroup | None
     prefills: tuple[PrefillRow, ...]
 
 
 def plan_attention(
-    metadata: AttentionMetadata, block_size: int, window: int | None
+    metadata: AttentionMetadata, block_size: int, key_range: KeyRange
 ) -> AttentionPlan:
     """Find the slots that each row reads.
 
-    Positions outside `window` are not read, so the blocks of these positions may already be free.
+    Positions outside `key_range` are not read, so the blocks of these positions may already be
+    free.
     """
     decode_rows: list[int] = []
     decode_tokens: list[int] = []
@@ -166,10 +168,10 @@ def plan_attention(
             decode_rows.append(row)
             decode_tokens.append(start)
         elif query_len:
-            prefills.append(_plan_prefill(metadata, row, start, block_size, window))
+            prefills.append(_plan_prefill(metadata, row, start, block_size, key_range))
         start += query_len
     decode = (
-        _plan_decode(metadata, decode_rows, decode_tokens, block_size, window)
+        _plan_decode(metadata, decode_rows, decode_tokens, block_size, key_range)
         if decode_rows
         else None
     )
@@ -181,10 +183,10 @@ def _plan_decode(
     rows: list[int],
     tokens: list[int],
     block_size: int,
-    window: int | None,
+    key_range: KeyRange,
 ) -> DecodeGroup:
     ends = [metadata.context_lens[row] for row in rows]
-    spans = [(0 if window is None else max(0, end - window), end) for end in ends]
+    spans = [(key_range.first(end - 1), end) for end in ends]
     return _gather_rows(metadata.block_tables, rows, tokens, spans, block_size)
 
 
@@ -216,24 +218,22 @@ def _gather_rows(
 
 
 def _plan_prefill(
-    metadata: AttentionMetadata, row: int, start: int, block_size: int, window: int | None
+    metadata: AttentionMetadata, row: int, start: int, block_size: int, key_range: KeyRange
 ) -> PrefillRow:
     device = metadata.block_tables.device
     query_len, context_len = metadata.query_lens[row], metadata.context_lens[row]
     query_start = context_len - query_len
-    first = 0 if window is None else max(0, query_start - window + 1)
-    key_position = torch.arange(first, context_len, device=device)
+    key_position = torch.arange(key_range.first(query_start), context_len, device=device)
     slots = (
         metadata.block_tables[row].long()[key_position // block_size] * block_size
         + key_position % block_size
     )
     query_position = torch.arange(query_start, context_len, device=device)
     distance = query_position[:, None] - key_position
-    visible = None
-    if window is not None and window < context_len:
-        visible = (distance >= 0) & (distance < window)
-    elif query_start:
-        visible = distance >= 0
+    # Without earlier tokens, and if every query attends to the first token, the mask is causal and
+    # square.
+    is_square = query_start == 0 and key_range.first(context_len - 1) == 0
+    visible = None if is_square else key_range.visible(query_position, key_position)
     return PrefillRow(
         start=start, stop=start + query_len, slots=slots, visible=visible, distance=distance
     )

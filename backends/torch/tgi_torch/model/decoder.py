@@ -16,18 +16,18 @@ from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
 from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
 from tgi.worker.cache_format import CacheCoding
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
+from tgi_torch.model.embedding import EmbeddingLayer, build_embedding
 from tgi_torch.model.encoder_decoder import Encoder
 from tgi_torch.model.layers import (
     BuildContext,
-    EmbeddingLayer,
     Linear,
     ResidualBlock,
     StepContext,
     Transform,
     build_blocks,
-    build_embedding,
     build_finish,
     build_linear,
     build_model_head,
@@ -56,7 +56,7 @@ class Decoder:
     spec: ModelSpec
     parameters: Parameters
     ops: Ops
-    windows: tuple[int | None, ...]
+    key_ranges: tuple[KeyRange, ...]
     rotary_tables: tuple[RotaryTable, ...]
     embedding: EmbeddingLayer
     blocks: tuple[ResidualBlock, ...]
@@ -139,13 +139,14 @@ class Decoder:
                 for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)
             ]
             kv_cache.clear_states(metadata.states[torch.tensor(is_new, device=self.device)])
+        x = self.embedding(token_ids, metadata.positions)
         context = StepContext(
             metadata=metadata,
             kv_cache=kv_cache,
             rotations=tuple(table.lookup(metadata) for table in self.rotary_tables),
             plans=tuple(
-                self.ops.plan_attention(metadata, kv_cache.block_size, window)
-                for window in self.windows
+                self.ops.plan_attention(metadata, kv_cache.block_size, key_range)
+                for key_range in self.key_ranges
             ),
             cross_plan=(
                 None
@@ -153,8 +154,8 @@ class Decoder:
                 else self.ops.plan_cross_attention(metadata, kv_cache.block_size)
             ),
             state_plan=None if metadata.states is None else self.ops.plan_states(metadata),
+            layer_inputs=self.embedding.inputs_of_layers(token_ids, x),
         )
-        x = self.embedding(token_ids, metadata.positions)
         for block in self.blocks:
             x = block(x, context)
         return self.final_norm(x)
@@ -248,7 +249,7 @@ def build_decoder(
         spec=spec,
         parameters=parameters,
         ops=ops,
-        windows=mixers.windows,
+        key_ranges=mixers.key_ranges,
         rotary_tables=tuple(RotaryTable(rope, parameters.device) for rope in mixers.ropes),
         embedding=embedding,
         blocks=blocks,

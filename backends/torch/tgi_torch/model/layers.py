@@ -15,14 +15,11 @@ from torch import Tensor
 from tgi.architectures import (
     Block,
     Branch,
-    LearnedPositions,
     ModelSpec,
     Norm,
-    SinusoidalPositions,
     Stack,
 )
 from tgi.architectures.parameter_names import mixer_tag
-from tgi.architectures.rope import sinusoidal_table
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.model.rotary import Rotation
@@ -34,7 +31,6 @@ from tgi_torch.weights.weight_formats import MatrixFormats
 __all__ = [
     "BuildContext",
     "BuildMixer",
-    "EmbeddingLayer",
     "LayerNorm",
     "Linear",
     "Mixer",
@@ -44,7 +40,6 @@ __all__ = [
     "StepContext",
     "Transform",
     "build_blocks",
-    "build_embedding",
     "build_embedding_or_head_table",
     "build_finish",
     "build_head",
@@ -65,9 +60,10 @@ class StepContext(NamedTuple):
     metadata: AttentionMetadata
     kv_cache: KVCache
     rotations: tuple[Rotation, ...]  # one per distinct rope of the model
-    plans: tuple[Any, ...]  # one per distinct window, made by `Ops.plan_attention`
+    plans: tuple[Any, ...]  # one per distinct key range, made by `Ops.plan_attention`
     cross_plan: Any = None  # in models with an encoder, made by `Ops.plan_cross_attention`
     state_plan: Any = None  # in models with recurrent layers, made by `Ops.plan_states`
+    layer_inputs: Tensor | None = None  # [T, layers, size], in models with `LayerInputs`
 
 
 Mixer = Callable[[Tensor, StepContext], Tensor]
@@ -214,81 +210,9 @@ def _add_one(
     return layer_norm(x, None if weight is None else weight + 1.0, bias, eps)
 
 
-@final
-@dataclass(frozen=True)
-class EmbeddingLayer:
-    """Maps token ids and positions to hidden vectors."""
-
-    lookup: Transform
-    table: Tensor | QuantizedMatrix  # [vocab, size]
-    scale: Transform
-    project: Transform
-    add_positions: Callable[[Tensor, Tensor], Tensor]
-    norm: Transform
-
-    def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.project(self.scale(self.lookup(token_ids)))
-        return self.norm(self.add_positions(x, positions))
-
-
-def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
-    """Build the embedding with its optional scale, projection, position table and norm."""
-    parameters, embedding = build.parameters, spec.embedding
-    size = embedding_size(spec)
-    table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
-    projected = size != spec.hidden_size
-    # The scale is first rounded to the compute dtype, as in `transformers`.
-    scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
-    add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
-    if embedding.positions is not None:
-        add_positions = partial(
-            _add_positions,
-            build.ops.embedding,
-            _build_positions(build, embedding.positions, spec.hidden_size),
-            embedding.positions.offset,
-        )
-    return EmbeddingLayer(
-        lookup=build_lookup(build, table),
-        table=table,
-        scale=identity if embedding.scale == 1.0 else partial(torch.mul, other=scale),
-        project=(
-            build_linear(build, "embedding", {"projection": spec.hidden_size}, size, bias=False)
-            if projected
-            else identity
-        ),
-        add_positions=add_positions,
-        norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
-    )
-
-
-def _build_positions(
-    build: BuildContext, positions: LearnedPositions | SinusoidalPositions, size: int
-) -> Tensor:
-    """Build the table of position vectors, [num_positions + offset, size]."""
-    if isinstance(positions, SinusoidalPositions):
-        table = torch.from_numpy(sinusoidal_table(positions, size))
-        return table.to(build.parameters.device, build.parameters.dtype)
-    rows = positions.num_positions + positions.offset
-    return build.parameters.create("embedding.positions.weight", rows, size)
-
-
 def embedding_size(spec: ModelSpec) -> int:
     """The size of a token vector before the projection to the hidden size."""
     return spec.hidden_size if spec.embedding.size is None else spec.embedding.size
-
-
-def _no_positions(x: Tensor, positions: Tensor) -> Tensor:
-    return x
-
-
-def _add_positions(
-    lookup: Callable[[Tensor, Tensor], Tensor],
-    table: Tensor,
-    offset: int,
-    x: Tensor,
-    positions: Tensor,
-) -> Tensor:
-    return x + lookup(positions + offset, table)
 
 
 def build_model_head(
@@ -347,14 +271,14 @@ class ResidualBlock:
     first: ResidualBranch
     others: tuple[ResidualBranch, ...]
     add: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, norm of x, output)
-    output_norm: Transform
+    finish: Transform  # the output norm and the output scale
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         y = self.norm(x)
         out = self.first(y, context)
         for branch in self.others:
             out = out + branch(y, context)
-        return self.output_norm(self.add(x, y, out))
+        return self.finish(self.add(x, y, out))
 
 
 def build_blocks(
@@ -383,13 +307,34 @@ def _build_block(
         norm=build_norm(build, block.norm, f"{prefix}.norm", build.hidden_size),
         first=first,
         others=tuple(others),
-        add=partial(
-            _add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale
-        ),
-        output_norm=build_norm(
-            build, block.output_norm, f"{prefix}.output_norm", build.hidden_size
-        ),
+        add=_build_add(block),
+        finish=_build_finish(build, block, prefix),
     )
+
+
+def _build_finish(build: BuildContext, block: Block, prefix: str) -> Transform:
+    norm = build_norm(build, block.output_norm, f"{prefix}.output_norm", build.hidden_size)
+    if not block.output_scale:
+        return norm
+    assert block.output_norm is None, "no model has an output norm and an output scale"
+    return partial(torch.mul, other=build.parameters.create(f"{prefix}.output_scale", 1))
+
+
+def _build_add(block: Block) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    add = partial(
+        _add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale
+    )
+    return add if block.input_scale == 1.0 else partial(_scale_and_add, block.input_scale, add)
+
+
+def _scale_and_add(
+    input_scale: float,
+    add: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    out: Tensor,
+) -> Tensor:
+    return add(x * input_scale, y * input_scale, out)
 
 
 def _add_to_input(scale: float, x: Tensor, y: Tensor, out: Tensor) -> Tensor:

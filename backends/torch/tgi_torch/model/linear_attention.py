@@ -1,18 +1,21 @@
-"""Linear attention by the gated delta rule (arXiv 2412.06464).
+"""Linear attention by the gated delta rule (arXiv 2412.06464), and lightning attention (arXiv
+2401.04658).
 
 Shapes: T tokens, H value heads, K and V the sizes of key and value heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tgi.architectures import LinearAttention
+from tgi.architectures import Activation, LightningAttention, LinearAttention
 from tgi_torch.model.layers import (
     BuildContext,
     Linear,
@@ -22,11 +25,16 @@ from tgi_torch.model.layers import (
     build_linear,
     build_norm,
 )
-from tgi_torch.model.recurrence import DeltaInputs
+from tgi_torch.model.recurrence import DeltaInputs, ScanInputs
 from tgi_torch.model.state_space import Convolution
 from tgi_torch.ops import Ops
 
-__all__ = ["LinearAttentionMixer", "build_linear_attention"]
+__all__ = [
+    "LightningAttentionMixer",
+    "LinearAttentionMixer",
+    "build_lightning_attention",
+    "build_linear_attention",
+]
 
 _LENGTH_EPS = 1e-6
 
@@ -65,7 +73,7 @@ class LinearAttentionMixer:
             q=self._heads(q) * spec.key_head_dim**-0.5,
             k=self._heads(k),
             v=v.reshape(-1, spec.num_value_heads, spec.value_head_dim),
-            kept=torch.exp(-decay),
+            log_kept=-decay,
             beta=torch.sigmoid(beta.float()),
         )
         y = self.ops.gated_delta_scan(
@@ -107,3 +115,60 @@ def build_linear_attention(
         output=build_linear(build, prefix, {"out": build.hidden_size}, values, bias=False),
         layer=layer,
     )
+
+
+@final
+@dataclass(frozen=True)
+class LightningAttentionMixer:
+    """Linear attention with a constant decay for each head.
+
+    The recurrence is that of Mamba 2: the values are its inputs, and keys and queries are b and c.
+    """
+
+    ops: Ops
+    spec: LightningAttention
+    project: Linear  # rows: queries, keys, values, gate
+    activation: Transform
+    rates: Tensor  # float32 [H, 1], negative
+    norm: Transform  # over the outputs of all heads
+    output: Linear
+    layer: int  # index of the layer's state
+
+    def __call__(self, x: Tensor, context: StepContext) -> Tensor:
+        size = self.spec.num_heads * self.spec.head_dim
+        mixed, gate = torch.split(self.project(x), [3 * size, size], dim=-1)
+        heads = self.activation(mixed).float().view(len(x), 3, self.spec.num_heads, -1)
+        q, k, v = heads.unbind(1)
+        inputs = ScanInputs(
+            x=v, dt=heads.new_ones(len(x), self.spec.num_heads), b=k, c=q, decay=self.rates
+        )
+        y = self.ops.selective_scan(
+            inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan
+        )
+        return self.output(torch.sigmoid(gate) * self.norm(y.flatten(1).to(x.dtype)))
+
+
+def build_lightning_attention(
+    build: BuildContext, spec: LightningAttention, prefix: str, *, layer: int
+) -> Mixer:
+    """Build lightning attention. `layer` is the index of its state.
+
+    The parameters are `<prefix>.{q,k,v,gate,output_norm,out}.weight`.
+    """
+    size = spec.num_heads * spec.head_dim
+    rows = dict.fromkeys(("q", "k", "v", "gate"), size)
+    rates = torch.tensor(spec.rates, dtype=torch.float32, device=build.parameters.device)
+    return LightningAttentionMixer(
+        ops=build.ops,
+        spec=spec,
+        project=build_linear(build, prefix, rows, build.hidden_size, bias=False),
+        activation=partial(_activate, build.ops.activation, spec.activation),
+        rates=-rates.unsqueeze(1),
+        norm=build_norm(build, spec.norm, f"{prefix}.output_norm", size),
+        output=build_linear(build, prefix, {"out": build.hidden_size}, size, bias=False),
+        layer=layer,
+    )
+
+
+def _activate(apply: Callable[[Tensor, Activation], Tensor], kind: Activation, x: Tensor) -> Tensor:
+    return apply(x, kind)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tgi.architectures import MLP, Activation, Attention, Norm
+from tgi.architectures import MLP, Activation, Attention, Norm, PositionScale
 from tgi.architectures.mixers import XIELU_BETA, XIELU_EPSILON
 from tgi.backend import ModelError
 from tgi_torch.attention.alibi import alibi_slopes
+from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.attention.paged import AttentionSettings
 from tgi_torch.model.layers import (
     BuildContext,
@@ -39,6 +40,8 @@ from tgi_torch.ops import Ops
 __all__ = ["AttentionMixer", "MLPMixer", "build_attention", "build_mlp"]
 
 Rotate = Callable[[Tensor, StepContext], None]
+StoreKeys = Callable[[Tensor, Tensor, LayerCache, Tensor], None]
+"""Stores keys [T, K, D] and values [T, K * Dv] in a cache, at the slots int64 [T]."""
 
 
 @final
@@ -47,12 +50,11 @@ class AttentionMixer:
     """Self-attention over the paged cache."""
 
     ops: Ops
-    qkv: Linear  # rows: query heads, key heads, value heads
+    qkv: Linear  # rows: query heads, and if the layer has its own cache, key heads and value heads
     output: Linear
     num_heads: int
-    num_kv_heads: int
+    num_keys: int  # number of key heads in `qkv`
     head_dim: int
-    v_head_dim: int
     layer: int  # index of the layer's cache
     plan: int  # index in StepContext.plans
     normalize: Transform  # for the query and key heads [T, H + K, D]
@@ -61,30 +63,43 @@ class AttentionMixer:
     normalize_rotated: Transform  # for the rotated query and key heads [T, H + K, D]
     scale_query: Callable[[Tensor, Tensor], Tensor]  # maps (query, positions) to scaled queries
     gate: Callable[[Tensor, Tensor], Tensor]  # maps (x, outputs of the heads) to gated outputs
+    store: StoreKeys
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
-        num_rotated = self.num_heads + self.num_kv_heads
+        num_rotated = self.num_heads + self.num_keys
         qkv = self.qkv(x)
         heads = self.clip(
             self.normalize(
                 qkv[:, : num_rotated * self.head_dim].view(-1, num_rotated, self.head_dim)
             )
         )
-        value = self.clip(
-            qkv[:, num_rotated * self.head_dim :].view(-1, self.num_kv_heads, self.v_head_dim)
-        )
         self.rotate(heads, context)
         heads = self.normalize_rotated(heads)
         query = self.scale_query(heads[:, : self.num_heads], context.metadata.positions)
-        key = heads[:, self.num_heads :]
         cache = context.kv_cache.layers[self.layer]
-        self.ops.write_kv(key, value, cache, context.metadata.slot_mapping)
+        value = qkv[:, num_rotated * self.head_dim :]
+        self.store(heads[:, self.num_heads :], value, cache, context.metadata.slot_mapping)
         return self.output(
             self.gate(
                 x, self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings)
             )
         )
+
+
+@final
+@dataclass(frozen=True)
+class KeyValueWriter:
+    """Stores the keys and values of a layer in the cache of the layer."""
+
+    ops: Ops
+    clip: Transform
+    normalize: Transform  # for the values [T, K, Dv]
+    v_head_dim: int
+
+    def __call__(self, key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
+        value = self.normalize(self.clip(value.view(len(value), -1, self.v_head_dim)))
+        self.ops.write_kv(key, value, cache, slot_mapping)
 
 
 def build_attention(
@@ -107,11 +122,10 @@ def build_attention(
             "a decoder whose attention is not causal cannot be served.", "Choose another model."
         )
     v_head_dim = spec.head_dim if spec.v_head_dim is None else spec.v_head_dim
-    rows = {
-        "q": spec.num_heads * spec.head_dim,
-        "k": spec.num_kv_heads * spec.head_dim,
-        "v": spec.num_kv_heads * v_head_dim,
-    }
+    has_cache = spec.cache_of_layer is None
+    rows = {"q": spec.num_heads * spec.head_dim}
+    if has_cache:
+        rows |= {"k": spec.num_kv_heads * spec.head_dim, "v": spec.num_kv_heads * v_head_dim}
     norm_of_heads, is_after = _build_qk_norm(build, spec, prefix), spec.qk_norm_after_rope
     return AttentionMixer(
         ops=build.ops,
@@ -124,23 +138,35 @@ def build_attention(
             bias=spec.output_bias,
         ),
         num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
+        num_keys=spec.num_kv_heads if has_cache else 0,
         head_dim=spec.head_dim,
-        v_head_dim=v_head_dim,
         layer=layer,
         plan=plan,
-        clip=(
-            identity
-            if spec.clip_qkv is None
-            else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv)
-        ),
+        clip=_build_clip(spec),
         normalize=identity if is_after else norm_of_heads,
         rotate=_build_rotate(build.ops, spec, rotation),
         normalize_rotated=norm_of_heads if is_after else identity,
         scale_query=_build_query_scale(spec),
         gate=_build_gate(build, spec, prefix),
+        store=_build_store(build, spec, prefix, v_head_dim) if has_cache else _store_nothing,
         settings=_build_settings(build, spec, prefix, relative_bias),
     )
+
+
+def _build_clip(spec: Attention) -> Transform:
+    if spec.clip_qkv is None:
+        return identity
+    return partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv)
+
+
+def _build_store(build: BuildContext, spec: Attention, prefix: str, v_head_dim: int) -> StoreKeys:
+    assert spec.v_norm is None or not spec.v_norm.weight, "no model has weights in the value norm"
+    normalize = build_norm(build, spec.v_norm, f"{prefix}.v_norm", v_head_dim)
+    return KeyValueWriter(build.ops, _build_clip(spec), normalize, v_head_dim)
+
+
+def _store_nothing(key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
+    """Do nothing, because the cache belongs to another layer, which stores its keys before."""
 
 
 def _build_settings(
@@ -165,6 +191,9 @@ def _build_gate(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     if not spec.output_gate:
         return _ungated
+    if spec.output_gate_over == "head":
+        gate = build_linear(build, prefix, {"gate": spec.num_heads}, build.hidden_size, bias=False)
+        return partial(_gated_heads, gate)
     size = spec.num_heads * (spec.head_dim if spec.v_head_dim is None else spec.v_head_dim)
     return partial(
         _gated, build_linear(build, prefix, {"gate": size}, build.hidden_size, bias=spec.qkv_bias)
@@ -179,11 +208,23 @@ def _gated(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
     return mixed * torch.sigmoid(gate(x))
 
 
+def _gated_heads(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
+    """Multiply the outputs of each head by a gate. `mixed` is [T, H * D]."""
+    weights = torch.sigmoid(gate(x)).unsqueeze(-1)
+    return (mixed.view(*weights.shape[:2], -1) * weights).flatten(1)
+
+
 def _build_qk_norm(build: BuildContext, spec: Attention, prefix: str) -> Transform:
     if spec.q_norm is None and spec.k_norm is None:
         return identity
     q_norm = _build_norm_of_heads(build, spec, spec.q_norm, f"{prefix}.q_norm", spec.num_heads)
-    k_norm = _build_norm_of_heads(build, spec, spec.k_norm, f"{prefix}.k_norm", spec.num_kv_heads)
+    k_norm = _build_norm_of_heads(
+        build,
+        spec,
+        spec.k_norm if spec.cache_of_layer is None else None,
+        f"{prefix}.k_norm",
+        spec.num_kv_heads,
+    )
     return partial(_normalize_heads, q_norm, k_norm, spec.num_heads)
 
 
@@ -233,16 +274,17 @@ def _build_rotate(ops: Ops, spec: Attention, rotation: int | None) -> Rotate:
 
 def _build_query_scale(spec: Attention) -> Callable[[Tensor, Tensor], Tensor]:
     rule = spec.position_scale
-    return _unscaled if rule is None else partial(_scale_query, rule.beta, rule.period)
+    return _unscaled if rule is None else partial(_scale_query, rule)
 
 
 def _unscaled(query: Tensor, positions: Tensor) -> Tensor:
     return query
 
 
-def _scale_query(beta: float, period: int, query: Tensor, positions: Tensor) -> Tensor:
+def _scale_query(rule: PositionScale, query: Tensor, positions: Tensor) -> Tensor:
     """Multiply the queries [T, H, D] by the factors of their positions int64 [T]."""
-    scale = 1 + beta * torch.log1p((positions // period).float())
+    turns = (positions + rule.offset) // rule.period
+    scale = 1 + rule.beta * torch.log1p(turns.float())
     return query * scale.to(query.dtype)[:, None, None]
 
 

@@ -56,6 +56,8 @@ class MixtureOfExpertsMixer:
     router: Linear
     choose: Callable[[Tensor], tuple[Tensor, Tensor]]
     experts: Experts
+    # Maps (experts, inputs [T', h], expert, weights [T', 1]) to the weighted outputs [T', h].
+    weighted: Callable[[Experts, Tensor, int, Tensor], Tensor]
     shared: Callable[[Tensor, StepContext], Tensor]
     scale: Transform
 
@@ -65,8 +67,17 @@ class MixtureOfExpertsMixer:
         for expert in sorted(set(chosen.flatten().tolist())):
             tokens, place = torch.where(chosen == expert)
             share = weights[tokens, place].unsqueeze(-1)
-            out.index_add_(0, tokens, (self.experts(x[tokens], expert) * share).to(out.dtype))
+            outputs = self.weighted(self.experts, x[tokens], expert, share)
+            out.index_add_(0, tokens, outputs.to(out.dtype))
         return self.scale(out)
+
+
+def _weigh_outputs(experts: Experts, x: Tensor, expert: int, share: Tensor) -> Tensor:
+    return experts(x, expert) * share
+
+
+def _weigh_inputs(experts: Experts, x: Tensor, expert: int, share: Tensor) -> Tensor:
+    return experts(x * share.to(x.dtype), expert)
 
 
 def route(
@@ -136,6 +147,7 @@ def build_mixture_of_experts(
         router=router,
         choose=partial(route, spec.router, spec.experts_per_token, correction),
         experts=_build_experts(build, spec, f"{prefix}.experts"),
+        weighted=_weigh_inputs if spec.scale_inputs else _weigh_outputs,
         shared=_build_shared(build, spec, prefix),
         scale=identity if spec.scale == 1.0 else partial(torch.mul, other=spec.scale),
     )

@@ -161,7 +161,7 @@ NF4: Final = WeightFormat("nf4", QuantizedFormat(CodeKind.NF4, 4, 64, scale_kind
 FP4: Final = WeightFormat("fp4", QuantizedFormat(CodeKind.FP4, 4, 64, scale_kind=ScaleKind.BF16))
 FP8: Final = WeightFormat("fp8", QuantizedFormat(CodeKind.E4M3, 8, None))
 
-_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head"})
+_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head", "layer_inputs"})
 
 
 def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:

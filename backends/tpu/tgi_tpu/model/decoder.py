@@ -303,7 +303,7 @@ def _heads(
     if not over_all and mixer.qk_norm_after_rope:
         q, k = normalized(q, k)
     if (rule := mixer.position_scale) is not None:
-        turns = (context.step.positions // rule.period).astype(jnp.float32)
+        turns = ((context.step.positions + rule.offset) // rule.period).astype(jnp.float32)
         q = q * (1 + rule.beta * jnp.log1p(turns)).astype(q.dtype)[:, None, None]
     return q, k, v
 

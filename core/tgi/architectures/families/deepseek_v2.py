@@ -150,6 +150,7 @@ def latent_attention(reader: ConfigReader, interleaved: bool) -> LatentAttention
         norm=Norm(kind="rms", eps=1e-6),  # the code ignores the value in the config
         qkv_bias=bias,
         output_bias=bias,
+        index_top_k=reader.optional_integer("index_topk", default=None),
     )
 
 

@@ -20,14 +20,14 @@ from tgi.architectures.spec import (
 )
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
-__all__ = ["lfm2_spec", "spec"]
+__all__ = ["FRAME", "MODULES", "lfm2_spec", "spec"]
 
-_FRAME: Modules = {
+FRAME: Modules = {
     "embedding": "embed_tokens",
     "decoder.final_norm": "embedding_norm",
     "head": "lm_head",
 }
-_MODULES: Modules = {
+MODULES: Modules = {
     "attention.norm": "operator_norm",
     "short_convolution.norm": "operator_norm",
     "mlp.norm": "ffn_norm",
@@ -77,7 +77,7 @@ def lfm2_spec(
         )
     )
     tied = reader.boolean("tie_embedding", "tie_word_embeddings", default=True)
-    weights = module_rules(_FRAME) + layer_rules(LAYER, _MODULES) + rules
+    weights = module_rules(FRAME) + layer_rules(LAYER, MODULES) + rules
     return msgspec.structs.replace(
         decoder_spec(reader, model_type, layers, final_norm=norm, weights=weights),
         head=Head(tied=tied),

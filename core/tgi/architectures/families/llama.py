@@ -127,10 +127,11 @@ def mlp_of(
     default_activation: str = "silu",
     gated: bool = True,
     bias: bool = False,
+    size: str = "intermediate_size",
 ) -> MLP:
-    """The MLP with the config's `intermediate_size` and `hidden_act`."""
+    """The MLP with the config's `hidden_act`. `size` is the field with its inner size."""
     return MLP(
-        intermediate_size=reader.integer("intermediate_size"),
+        intermediate_size=reader.integer(size),
         activation=reader.activation("hidden_act", default=default_activation),
         gated=gated,
         bias=bias,

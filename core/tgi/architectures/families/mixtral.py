@@ -21,9 +21,9 @@ from tgi.architectures.layers import sequential
 from tgi.architectures.spec import MixtureOfExperts, ModelSpec, Router, WeightRule
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
-__all__ = ["spec", "weight_rules"]
+__all__ = ["EXPERTS", "spec", "weight_rules"]
 
-_EXPERTS: Modules = {
+EXPERTS: Modules = {
     "moe.router": "block_sparse_moe.gate",
     "moe.experts.gate": "block_sparse_moe.experts.{expert}.w1",
     "moe.experts.up": "block_sparse_moe.experts.{expert}.w3",
@@ -51,4 +51,4 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 def weight_rules() -> tuple[WeightRule, ...]:
     """The weight rules of mixtral and phimoe."""
-    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | _EXPERTS)
+    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | EXPERTS)

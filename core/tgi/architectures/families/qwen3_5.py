@@ -12,8 +12,8 @@ import msgspec
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.families.llama import IGNORED, LAYER, decoder_spec, mlp_of, rms_norm
 from tgi.architectures.families.qwen3_next import gated_rules, hybrid_layers, mixture_of
-from tgi.architectures.spec import ModelSpec, WeightRule
-from tgi.architectures.weight_names import Modules, layer_rules
+from tgi.architectures.spec import ModelSpec
+from tgi.architectures.weight_names import Modules, layer_rules, stacked_expert_rules
 
 __all__ = ["spec"]
 
@@ -23,7 +23,6 @@ _LINEAR_ATTENTION: Modules = {
     "linear_attention.beta": "linear_attn.in_proj_b",
     "linear_attention.decay": "linear_attn.in_proj_a",
 }
-_EXPERTS = "decoder.layers.{layer}.moe.experts"
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
@@ -38,21 +37,10 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     weights = (
         *gated_rules(),
         *layer_rules(LAYER, _LINEAR_ATTENTION),
-        *_stacked_experts(),
+        # The published checkpoints store all experts of a layer in two tensors. Checkpoints that
+        # transformers 5 saves have tensors for each expert.
+        *stacked_expert_rules(f"{LAYER}.mlp.experts"),
     )
     result = decoder_spec(reader, config["model_type"], layers, final_norm=norm, weights=weights)
     # The tensors `mtp.*` are layers for multi-token prediction.
     return msgspec.structs.replace(result, ignored=(*IGNORED, "mtp.*"))
-
-
-def _stacked_experts() -> tuple[WeightRule, ...]:
-    """The published checkpoints store all experts of a layer in two tensors. Checkpoints that
-    transformers 5 saves have tensors for each expert.
-    """
-    return (
-        WeightRule(
-            name=f"{LAYER}.mlp.experts.gate_up_proj",
-            parameters=(f"{_EXPERTS}.gate.weight", f"{_EXPERTS}.up.weight"),
-        ),
-        WeightRule(name=f"{LAYER}.mlp.experts.down_proj", parameters=(f"{_EXPERTS}.down.weight",)),
-    )

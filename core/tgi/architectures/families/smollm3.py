@@ -11,7 +11,7 @@ import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.families.llama import attention_of, decoder_spec, mlp_of, rms_norm
-from tgi.architectures.layers import sequential
+from tgi.architectures.layers import rotary_layers, sequential
 from tgi.architectures.spec import Attention, Head, ModelSpec
 
 __all__ = ["spec"]
@@ -38,16 +38,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def _attentions(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...]:
-    """The attention of each layer. In spite of its name, `no_rope_layers` contains 1 for a layer
-    with rotary embedding and 0 for a layer without.
-    """
+    """The attention of each layer."""
     num_layers = reader.integer("num_hidden_layers")
-    interval = reader.integer("no_rope_layer_interval", default=4)
-    rotates = reader.integers("no_rope_layers") or tuple(
-        int((layer + 1) % interval != 0) for layer in range(num_layers)
-    )
-    if len(rotates) != num_layers:
-        raise reader.error("no_rope_layers", f"must have {num_layers} entries")
+    rotates = rotary_layers(reader, num_layers)
     window = reader.optional_integer("sliding_window", default=None)
     if not reader.boolean("use_sliding_window", default=False):
         window = None

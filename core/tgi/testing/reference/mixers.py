@@ -10,6 +10,7 @@ from tgi.architectures.spec import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LightningAttention,
     LinearAttention,
     ShortConvolution,
     StateSpace,
@@ -30,6 +31,7 @@ __all__ = [
     "cross_attention",
     "gated_recurrence",
     "latent_attention",
+    "lightning_attention",
     "linear_attention",
     "short_convolution",
     "state_space",
@@ -44,6 +46,7 @@ def latent_attention(y: Array, rule: LatentAttention, weights: Weights, name: st
     The keys and values of every head are computed explicitly.
     """
     num_tokens, heads, nope_dim = len(y), rule.num_heads, rule.qk_nope_head_dim
+    assert num_tokens <= (rule.index_top_k or num_tokens), "the index of keys is not implemented"
     if rule.q_lora_rank is None:
         q = linear(y, weights, f"{name}.q")
     else:
@@ -147,6 +150,25 @@ def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: st
     gate = linear(y, weights, f"{name}.gate").reshape(out.shape)
     out = norm(out, rule.norm, weights, f"{name}.gated_norm") * _silu(gate)
     return linear(out.reshape(num_tokens, -1), weights, f"{name}.out")
+
+
+def lightning_attention(y: Array, rule: LightningAttention, weights: Weights, name: str) -> Array:
+    """Run linear attention with constant decays token by token, [T, hidden] → [T, hidden]."""
+    q, k, v = (
+        activation(linear(y, weights, f"{name}.{part}"), rule.activation).reshape(
+            len(y), rule.num_heads, -1
+        )
+        for part in "qkv"
+    )
+    kept = np.exp(-np.asarray(rule.rates, np.float32))[:, None, None]
+    state = np.zeros((rule.num_heads, rule.head_dim, rule.head_dim), np.float32)
+    out = np.empty_like(v)
+    for token in range(len(y)):
+        state = kept * state + k[token][:, :, None] * v[token][:, None, :]
+        out[token] = np.einsum("hk,hkv->hv", q[token], state)
+    normed = norm(out.reshape(len(y), -1), rule.norm, weights, f"{name}.output_norm")
+    gate = sigmoid(linear(y, weights, f"{name}.gate"))
+    return linear(gate * normed, weights, f"{name}.out")
 
 
 def short_convolution(y: Array, rule: ShortConvolution, weights: Weights, name: str) -> Array:

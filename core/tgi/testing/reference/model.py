@@ -1,18 +1,17 @@
 """The numpy model in float32, the reference for every decoder.
 
 The model is slow and simple. One sequence is processed at a time and without a cache, so no cached
-data can be stale. Attention, MLP and mixture of experts are in this module, other mixers in
-`mixers.py`.
+data can be stale. MLP and mixture of experts are in this module, attention in `attention.py`, and
+other mixers in `mixers.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
 from tgi.architectures.parameter_names import mixer_tag
 from tgi.architectures.rope import sinusoidal_table
@@ -24,21 +23,23 @@ from tgi.architectures.spec import (
     CrossAttention,
     GatedRecurrence,
     LatentAttention,
+    LayerInput,
+    LightningAttention,
     LinearAttention,
     MixtureOfExperts,
     ModelSpec,
-    PositionScale,
-    RelativeBias,
     Router,
     ShortConvolution,
     SinusoidalPositions,
     Stack,
     StateSpace,
 )
+from tgi.testing.reference.attention import Caches, attention
 from tgi.testing.reference.mixers import (
     cross_attention,
     gated_recurrence,
     latent_attention,
+    lightning_attention,
     linear_attention,
     short_convolution,
     state_space,
@@ -50,7 +51,6 @@ from tgi.testing.reference.operations import (
     activation,
     linear,
     norm,
-    rotate,
     rounding_to,
     sigmoid,
     softcap,
@@ -58,18 +58,7 @@ from tgi.testing.reference.operations import (
     xielu,
 )
 
-__all__ = [
-    "Weights",
-    "activation",
-    "alibi_slopes",
-    "attention",
-    "mixture_of_experts",
-    "mlp",
-    "norm",
-    "reference_hidden",
-    "reference_logits",
-    "rotate",
-]
+__all__ = ["Weights", "reference_hidden", "reference_logits"]
 
 _EXACT = rounding_to("float32")
 _CLAMP_LIMIT = 7.0
@@ -121,20 +110,31 @@ def reference_hidden(
     for stack in spec.stacks:
         if stack.kind == "encoder":
             x = rounding(_embed(spec, weights, encoder_token_ids))
-            encoded = _run(stack, x, weights, None, rounding)
+            encoded = _run(stack, x, _Pass(weights, None, rounding))
     x = rounding(_embed(spec, weights, token_ids, vectors))
-    return _run(spec.decoder, x, weights, encoded, rounding)
+    layer_inputs = _layer_inputs(spec, weights, token_ids, x)
+    return _run(spec.decoder, x, _Pass(weights, encoded, rounding, layer_inputs))
 
 
-def _run(
-    stack: Stack, x: Array, weights: Weights, encoded: Array | None, rounding: Rounding
-) -> Array:
-    """Run all layers of a stack. `encoded` [E, hidden] is the encoder's output."""
+@dataclass(frozen=True)
+class _Pass:
+    """The data that the layers of a stack share."""
+
+    weights: Weights
+    encoded: Array | None  # [E, hidden], the output of the encoder
+    rounding: Rounding
+    layer_inputs: Array | None = None  # [T, layers, size]
+    caches: Caches = field(default_factory=dict)
+
+
+def _run(stack: Stack, x: Array, shared: _Pass) -> Array:
+    """Run all layers of a stack."""
     for index, layer in enumerate(stack.layers):
         for number, block in enumerate(layer.blocks):
             place = (f"{stack.kind}.layers.{index}", number)
-            x = rounding(_block(x, block, weights, place, encoded, rounding=rounding))
-    return rounding(norm(x, stack.final_norm, weights, f"{stack.kind}.final_norm"))
+            x = shared.rounding(_block(x, block, place, shared))
+    final = norm(x, stack.final_norm, shared.weights, f"{stack.kind}.final_norm")
+    return shared.rounding(final)
 
 
 def _embed(
@@ -160,30 +160,44 @@ def _embed(
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
-def _block(
-    x: Array,
-    block: Block,
-    weights: Weights,
-    place: tuple[str, int],
-    encoded: Array | None,
-    *,
-    rounding: Rounding,
-) -> Array:
+def _layer_inputs(
+    spec: ModelSpec, weights: Weights, token_ids: Sequence[int], x: Array
+) -> Array | None:
+    """Compute the inputs of all layers from the token ids and their vectors x [T, hidden].
+
+    The result is [T, layers, size], or None if the layers have no inputs.
+    """
+    rules = spec.embedding.layer_inputs
+    if rules is None:
+        return None
+    shape = (len(token_ids), len(spec.decoder.layers), rules.size)
+    table = weights["embedding.layer_inputs.weight"][list(token_ids)].reshape(shape)
+    projected = linear(x, weights, "embedding.layer_projection").reshape(shape)
+    projected = projected * np.float32(rules.projection_scale)
+    projected = norm(projected, rules.norm, weights, "embedding.layer_norm")
+    return (projected + table * np.float32(rules.scale)) * np.float32(rules.sum_scale)
+
+
+def _block(x: Array, block: Block, place: tuple[str, int], shared: _Pass) -> Array:
     layer, number = place
+    weights, rounding = shared.weights, shared.rounding
     y = rounding(norm(x, block.norm, weights, f"{layer}.block{number}.norm"))
     out = np.zeros_like(x)
     for branch in block.branches:
         name = f"{layer}.{mixer_tag(branch.mixer)}"
         z = rounding(norm(y, branch.norm, weights, f"{name}.norm"))
-        out = out + rounding(_branch(z, branch, weights, name, encoded))
-    x = (y if block.residual_from_norm else x) + np.float32(block.residual_scale) * out
-    return norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
+        out = out + rounding(_branch(z, branch, name, shared))
+    kept = np.float32(block.input_scale) * (y if block.residual_from_norm else x)
+    x = kept + np.float32(block.residual_scale) * out
+    x = norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
+    return x * weights[f"{layer}.block{number}.output_scale"] if block.output_scale else x
 
 
-def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Array | None) -> Array:
+def _branch(y: Array, branch: Branch, name: str, shared: _Pass) -> Array:
+    weights = shared.weights
     match branch.mixer:
         case Attention():
-            y = attention(y, branch.mixer, weights, name)
+            y = attention(y, branch.mixer, weights, name, shared.caches)
         case MLP():
             y = mlp(y, branch.mixer, weights, name)
         case MixtureOfExperts():
@@ -191,8 +205,8 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
         case LatentAttention():
             y = latent_attention(y, branch.mixer, weights, name)
         case CrossAttention():
-            assert encoded is not None, "cross attention without an encoder"
-            y = cross_attention(y, encoded, branch.mixer, weights, name)
+            assert shared.encoded is not None, "cross attention without an encoder"
+            y = cross_attention(y, shared.encoded, branch.mixer, weights, name)
         case StateSpace():
             y = state_space(y, branch.mixer, weights, name)
         case LinearAttention():
@@ -201,113 +215,14 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
             y = short_convolution(y, branch.mixer, weights, name)
         case GatedRecurrence():
             y = gated_recurrence(y, branch.mixer, weights, name)
+        case LightningAttention():
+            y = lightning_attention(y, branch.mixer, weights, name)
+        case LayerInput():
+            assert shared.layer_inputs is not None, "a model whose layers have no inputs"
+            inputs = shared.layer_inputs[:, int(name.split(".")[2])]
+            gate = activation(linear(y, weights, f"{name}.gate"), branch.mixer.activation)
+            y = linear(gate * inputs, weights, f"{name}.out")
     return norm(y, branch.post_norm, weights, f"{name}.post_norm")
-
-
-def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
-    """Self-attention over a whole sequence: [T, hidden] → [T, hidden]."""
-    num_tokens, heads, kv_heads = len(y), rule.num_heads, rule.num_kv_heads
-    q, k, v = _heads(y, rule, weights, name)
-    k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
-    scores = softcap(q.swapaxes(0, 1) @ np.moveaxis(k, 0, 2) * np.float32(rule.scale), rule.softcap)
-    scores = scores + _position_bias(rule, num_tokens, weights, name)
-    distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
-    hidden = (distance < 0) if rule.causal else np.zeros_like(distance, dtype=bool)
-    if rule.window is not None:
-        hidden = hidden | (distance >= rule.window)
-    scores = np.where(hidden, np.float32(-np.inf), scores)
-    if rule.sinks:
-        sinks = np.broadcast_to(weights[f"{name}.sinks"][:, None, None], (heads, num_tokens, 1))
-        probabilities = softmax(np.concatenate([scores, sinks], axis=-1))[..., :-1]
-    else:
-        probabilities = softmax(scores)
-    mixed = (probabilities @ v.swapaxes(0, 1)).swapaxes(0, 1)
-    mixed = mixed.reshape(num_tokens, -1)
-    if rule.output_gate:
-        mixed = mixed * sigmoid(linear(y, weights, f"{name}.gate"))
-    return linear(mixed, weights, f"{name}.o")
-
-
-def _heads(y: Array, rule: Attention, weights: Weights, name: str) -> tuple[Array, Array, Array]:
-    """Compute queries [T, heads, dim], keys and values [T, kv heads, dim], with norms and rotary
-    embedding applied.
-    """
-
-    def normalized(q: Array, k: Array) -> tuple[Array, Array]:
-        return (
-            norm(q, rule.q_norm, weights, f"{name}.q_norm"),
-            norm(k, rule.k_norm, weights, f"{name}.k_norm"),
-        )
-
-    q, k, v = (linear(y, weights, f"{name}.{part}") for part in "qkv")
-    if rule.qk_norm_over == "all":
-        q, k = normalized(q, k)
-    q = q.reshape(len(y), rule.num_heads, -1)
-    k, v = (item.reshape(len(y), rule.num_kv_heads, -1) for item in (k, v))
-    # A weight [heads, dim] applies to each head separately.
-    is_over_heads = rule.qk_norm_over != "all"
-    if is_over_heads and not rule.qk_norm_after_rope:
-        q, k = normalized(q, k)
-    if rule.clip_qkv is not None:
-        q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
-    if rule.rope is not None:
-        q, k = rotate(q, rule.rope), rotate(k, rule.rope)
-    if is_over_heads and rule.qk_norm_after_rope:
-        q, k = normalized(q, k)
-    if rule.position_scale is not None:
-        q = q * _query_scales(rule.position_scale, len(y))[:, None, None]
-    return q, k, v
-
-
-def _query_scales(rule: PositionScale, num_tokens: int) -> Array:
-    """Return the factor of the query at each position, float32 [T]."""
-    turns = np.arange(num_tokens) // rule.period
-    return (1 + rule.beta * np.log1p(turns)).astype(np.float32)
-
-
-def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
-    """Return the position bias that is added to the attention scores, [heads or 1, T, T]."""
-    keys, queries = np.arange(num_tokens)[None, :], np.arange(num_tokens)[:, None]
-    if rule.alibi:
-        slopes = alibi_slopes(rule.num_heads, rule.alibi_bias_max) * np.float32(rule.alibi_scale)
-        return slopes[:, None, None] * (keys - queries).astype(np.float32)
-    if rule.relative_bias is not None:
-        layers = name.split(".")
-        owner = ".".join([*layers[:2], "0", *layers[3:]]) if rule.relative_bias.shared else name
-        table = weights[f"{owner}.relative_bias.weight"]
-        return np.moveaxis(table[_buckets(keys - queries, rule.relative_bias)], -1, 0)
-    return np.zeros((1, num_tokens, num_tokens), dtype=np.float32)
-
-
-def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
-    """Slopes of ALiBi (arXiv 2108.12409), float32 [num_heads].
-
-    Let n be the greatest power of two that is at most `num_heads`. The slopes of the first n heads
-    form a geometric series. The other heads have every second slope of the series for 2 n heads.
-    """
-    power = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2.0 ** (-bias_max * (head + 1) / power) for head in range(power)]
-    slopes += [2.0 ** (-bias_max / 2 * (2 * head + 1) / power) for head in range(num_heads - power)]
-    return np.asarray(slopes, dtype=np.float32)
-
-
-def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray[np.int64]:
-    """The distance buckets of T5 (arXiv 1910.10683).
-
-    Each small distance has its own bucket. The other buckets have equal sizes on a logarithmic
-    scale, up to `max_distance`.
-    """
-    count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
-    ahead = np.where(distance > 0, count, 0) if rule.bidirectional else np.zeros_like(distance)
-    distance = np.abs(distance) if rule.bidirectional else np.maximum(-distance, 0)
-    exact = count // 2
-    steps = (
-        np.log(np.maximum(distance, 1) / exact)
-        / math.log(rule.max_distance / exact)
-        * (count - exact)
-    )
-    far = np.minimum(exact + steps.astype(np.int64), count - 1)
-    return ahead + np.where(distance < exact, distance, far)
 
 
 def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
@@ -343,7 +258,10 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
     ]
     for token, row in enumerate(logits):
         for expert, share in _route(row, rule.router, rule.experts_per_token, correction).items():
-            out[token] += share * mlp(y[token], rule.expert, experts[expert], f"{name}.experts")
+            before, after = (share, 1) if rule.scale_inputs else (1, share)
+            out[token] += after * mlp(
+                before * y[token], rule.expert, experts[expert], f"{name}.experts"
+            )
     if rule.shared is not None:
         shared = mlp(y, rule.shared, weights, f"{name}.shared")
         if rule.shared_gate:

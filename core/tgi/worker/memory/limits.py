@@ -60,23 +60,31 @@ def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits)
     """Return the maximum length of a sequence in tokens, without regard to memory. Raises
     `BackendError` if the requested length exceeds the number of the model's positions.
     """
-    positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
-    if (
-        requested.max_total_tokens
-        and positions is not None
-        and requested.max_total_tokens > positions.num_positions
-    ):
-        raise BackendError(
-            f"`--max-total-tokens {requested.max_total_tokens}` exceeds the"
-            f" {positions.num_positions} positions of this model.",
-            f"Use at most {positions.num_positions}.",
-        )
+    if requested.max_total_tokens and isinstance(spec, ModelSpec):
+        _check_length(spec, requested.max_total_tokens)
     return (
         requested.max_total_tokens
         or requested.model_max_total_tokens
         or spec.max_positions
         or _UNKNOWN_CONTEXT
     )
+
+
+def _check_length(spec: ModelSpec, length: int) -> None:
+    positions = spec.embedding.positions
+    if positions is not None and length > positions.num_positions:
+        raise BackendError(
+            f"`--max-total-tokens {length}` exceeds the {positions.num_positions} positions of this"
+            " model.",
+            f"Use at most {positions.num_positions}.",
+        )
+    if spec.index_limit is not None and length > spec.index_limit:
+        raise BackendError(
+            f"`--max-total-tokens {length}` exceeds {spec.index_limit}. In longer contexts, the"
+            f" attention of {spec.model_type} chooses its keys with an index, which is not"
+            " supported.",
+            f"Use at most {spec.index_limit}.",
+        )
 
 
 def num_cache_blocks(
