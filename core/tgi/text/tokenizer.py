@@ -4,13 +4,11 @@ sequence can be converted together or one by one.
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import accumulate, islice, takewhile
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import TypeVar, final
 
@@ -22,7 +20,7 @@ from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
 from tgi.text.token_spelling import TokenSpelling
 from tgi.text.tokenizer_files import load_backend, read_tokens
 
-__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
+__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer"]
 
 _NUM_CONTEXT_TOKENS = 5
 _MAX_CHARACTER_BYTES = 4
@@ -31,7 +29,6 @@ _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
 _MIN_TEXT_LENGTH = 1 << 16  # characters
 _NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
-_NUM_BLOCK_TOKENS = 1024  # number of tokens that are formatted in one call
 _MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
 
 ResultT = TypeVar("ResultT")
@@ -213,54 +210,6 @@ class Tokenizer:
         encode = partial(encode_batch, [text], add_special_tokens=add_special_tokens)
         [encoding] = _call_library(_cannot_encode, encode)
         return encoding
-
-
-@final
-class TokenizerPool:
-    """Runs the tokenizer in threads, so that a long text does not block the event loop."""
-
-    def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
-        self.tokenizer = tokenizer
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
-
-    async def encode(
-        self, text: str, add_special_tokens: bool = True, truncate: int | None = None
-    ) -> Encoding:
-        """Run `Tokenizer.encode` in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, self.tokenizer.encode, text, add_special_tokens, truncate
-        )
-
-    async def count(self, text: str, add_special_tokens: bool = True) -> int:
-        """Run `Tokenizer.count` in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, self.tokenizer.count, text, add_special_tokens
-        )
-
-    async def format_tokens(
-        self,
-        text: str,
-        formatter: Callable[[Sequence[TokenSpan]], bytes],
-        add_special_tokens: bool = True,
-    ) -> list[bytes]:
-        """Run `Tokenizer.tokenize` in a thread, and `formatter` on each block of tokens. Returns
-        the formatted blocks with commas between them.
-        """
-
-        def run() -> list[bytes]:
-            spans = self.tokenizer.tokenize(text, add_special_tokens)
-            blocks: list[bytes] = []
-            while block := list(islice(spans, _NUM_BLOCK_TOKENS)):
-                blocks += [b",", formatter(block)] if blocks else [formatter(block)]
-            return blocks
-
-        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:

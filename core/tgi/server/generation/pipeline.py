@@ -101,7 +101,8 @@ class Admission:
         candidate = self._candidate(request)
         check(PARAMETER_RULES, candidate)
         token_ids = await self._token_ids(request)
-        candidate = replace(candidate, token_ids=tuple(token_ids))
+        sampling = candidate.sampling
+        candidate = self._candidate(request, tuple(token_ids))
         check(TOKEN_RULES, candidate)
         self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
         guidance = await self._guidance_of(candidate) if request.is_guided else None
@@ -112,7 +113,7 @@ class Admission:
             request_id=secrets.token_hex(8),
             prompt_token_ids=token_ids if start is None else [start],
             encoder_token_ids=[] if start is None else token_ids,
-            sampling=candidate.sampling,
+            sampling=sampling,
             seed=first_seed,
             max_new_tokens=candidate.max_new_tokens,
             eos_token_ids=eos_token_ids,
@@ -139,8 +140,8 @@ class Admission:
             self._metrics.count_rejected_grammar()
             raise
 
-    def _candidate(self, request: TextRequest) -> Candidate:
-        return Candidate(request, self._config, self._engine.agreement)
+    def _candidate(self, request: TextRequest, token_ids: tuple[int, ...] = ()) -> Candidate:
+        return Candidate(request, self._config, self._engine.agreement, token_ids)
 
     async def _token_ids(self, request: TextRequest) -> list[int]:
         if request.prompt_token_ids is not None:

@@ -69,6 +69,9 @@ class Connection:
         messages, self._messages = self._messages, []
         return messages if self._num_left else [Shutdown()]
 
+    def is_quiet(self, seconds):
+        return seconds > 0
+
     def send(self, message):
         assert not [output for output in message.outputs if output.error]
         self._num_left -= 1

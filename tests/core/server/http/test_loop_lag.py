@@ -167,7 +167,7 @@ def longest_callback(work):
 
 def test_every_route_with_a_body_is_listed(make_app):
     app = make_app()
-    routes = {route.path: route.app for route in app._app.routes}
+    routes = {route.path: route.app for route in app._app.app.routes}
     routes = {path: route for path, route in routes.items() if route._handlers["POST"]}
     filled = {path.format(model="tiny", version=1) for path in routes}
     assert {path.rstrip("/") or "/" for path in filled} == set(BODIES)
