@@ -29,7 +29,7 @@ from tgi.engine.messages import AddSequence, Shutdown
 from tgi.grammar.compile import compile_constraint
 from tgi.grammar.constraint import Constraint
 from tgi.grammar.pool import MatcherPool
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.types import Guidance
 
