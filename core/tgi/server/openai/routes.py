@@ -243,8 +243,6 @@ class OpenAIRoutes:
         has_begun = False
         try:
             async with self._pipeline.stream(part.request) as generation:
-                if counts is not None:
-                    counts.prompt_tokens += generation.input_length
                 has_begun = True
                 yield part.opening()
                 async for tokens in generation:
@@ -256,6 +254,7 @@ class OpenAIRoutes:
                     response.count_reasoning(tokens)
                     yield "".join([part_writer.events(token) for token in tokens])
                 if counts is not None:
+                    counts.prompt_tokens += generation.input_length
                     counts.cached_tokens += generation.num_cached_tokens
         except RequestError as error:
             if not has_begun:
