@@ -40,13 +40,14 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
 def _unsupported_attention(mixer: Attention) -> Iterator[str]:
     if mixer.v_head_dim not in (None, mixer.head_dim) or mixer.head_dim % 2 or mixer.head_dim > 256:
         yield f"heads of size {mixer.head_dim}"
-    if (
-        mixer.relative_bias is not None
-        or mixer.clip_qkv is not None
-        or mixer.output_gate
-        or not mixer.causal
-    ):
-        yield "this kind of attention"
+    if mixer.relative_bias is not None:
+        yield "an attention bias by relative position"
+    if mixer.clip_qkv is not None:
+        yield "a limit on the values of queries and keys"
+    if mixer.output_gate:
+        yield "a gate on the output of the attention"
+    if not mixer.causal:
+        yield "attention to later positions"
     if mixer.qk_norm_after_rope:
         yield "a query norm after the rotary embedding"
     if mixer.position_scale is not None:
