@@ -8,10 +8,11 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import accumulate, takewhile
+from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import TypeVar, final
 
+import msgspec
 import tokenizers
 
 from tgi.errors import GenerationError, ModelError, TgiError, ValidationError
@@ -20,7 +21,7 @@ from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
 from tgi.text.token_spelling import TokenSpelling
 from tgi.text.tokenizer_files import load_backend, read_tokens
 
-__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer"]
+__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "json_blocks"]
 
 _NUM_CONTEXT_TOKENS = 5
 _MAX_CHARACTER_BYTES = 4
@@ -29,6 +30,7 @@ _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
 _MIN_TEXT_LENGTH = 1 << 16  # characters
 _NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
+_NUM_BLOCK_TOKENS = 1024  # number of tokens that are formatted in one call
 _MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
 
 ResultT = TypeVar("ResultT")
@@ -70,6 +72,7 @@ class Tokenizer:
     # The normalizer produces at most this many characters for each character of the input.
     growth: int = 1
     notices: tuple[str, ...] = ()  # log lines about the files, for startup
+    folder: Path | None = None  # the folder of the files
     # The texts of single ids, at most one entry per id.
     _texts: dict[int, str] = field(default_factory=dict, repr=False)
     # The bytes of tokens, at most one entry per id. Contains all tokens for single bytes.
@@ -92,6 +95,7 @@ class Tokenizer:
             is_byte_level=is_byte_level(backend),
             growth=files.growth,
             notices=files.notices,
+            folder=model_path,
             _bytes=byte_tokens(backend),
         )
 
@@ -189,6 +193,10 @@ class Tokenizer:
             start, stop = byte_offsets[first], byte_offsets[last]
             yield TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop)
 
+    def format_tokens(self, text: str, add_special_tokens: bool = True) -> list[bytes]:
+        """The tokens of `text` with their positions, as in `json_blocks`."""
+        return json_blocks(self.tokenize(text, add_special_tokens))
+
     def _encode(
         self,
         encode_batch: Callable[..., list[tokenizers.Encoding]],
@@ -210,6 +218,17 @@ class Tokenizer:
         encode = partial(encode_batch, [text], add_special_tokens=add_special_tokens)
         [encoding] = _call_library(_cannot_encode, encode)
         return encoding
+
+
+def json_blocks(spans: Iterator[TokenSpan]) -> list[bytes]:
+    """Format tokens as JSON objects with commas between them. The result is a list of blocks,
+    because one long text would have to be copied.
+    """
+    blocks: list[bytes] = []
+    while block := list(islice(spans, _NUM_BLOCK_TOKENS)):
+        text = msgspec.json.encode(block)[1:-1]
+        blocks += [b",", text] if blocks else [text]
+    return blocks
 
 
 def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from msgspec import structs
 from torch import Tensor
 
 from tests.backends.checkpoints import VARIANTS, save_checkpoint
@@ -162,26 +161,6 @@ def check(path: Path, library: NativeLibrary) -> None:
     native = (logits_of(native_model(path, spec, library)) - reference).abs()
     assert native.max() <= 1.5 * usual.max()
     assert native.mean() <= 1.1 * usual.mean()
-
-
-def test_the_unsupported_parts_of_attention_are_named(tmp_path: Path) -> None:
-    attention = {
-        "clip_qkv": (1.0, "a limit on the values of queries and keys"),
-        "output_gate": (True, "a gate on the output of the attention"),
-        "causal": (False, "attention to later positions"),
-    }
-    save_checkpoint("llama", tmp_path)
-    spec = load_spec(tmp_path)
-    assert isinstance(spec, ModelSpec)
-    [stack] = spec.stacks
-    [block, *blocks] = stack.layers[0].blocks
-    [branch] = block.branches
-    for field, (value, name) in attention.items():
-        mixer = structs.replace(branch.mixer, **{field: value})
-        changed = structs.replace(block, branches=(structs.replace(branch, mixer=mixer),))
-        layer = structs.replace(stack.layers[0], blocks=(changed, *blocks))
-        other = structs.replace(stack, layers=(layer, *stack.layers[1:]))
-        assert unsupported(structs.replace(spec, stacks=(other,))) == (name,)
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))

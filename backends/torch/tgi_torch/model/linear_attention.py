@@ -65,7 +65,7 @@ class LinearAttentionMixer:
             q=self._heads(q) * spec.key_head_dim**-0.5,
             k=self._heads(k),
             v=v.reshape(-1, spec.num_value_heads, spec.value_head_dim),
-            kept=torch.exp(-decay),
+            log_kept=-decay,
             beta=torch.sigmoid(beta.float()),
         )
         y = self.ops.gated_delta_scan(

@@ -1,6 +1,7 @@
 """The recurrences of state-space layers in plain PyTorch, the reference for faster implementations.
 
-Rows of one token are computed together, and other rows are computed one by one. Each row continues
+Rows of one token are computed together, and other rows are computed one by one, in chunks of
+tokens. Each row continues
 from the state of its sequence and updates this state in place. The tokens of a sequence may
 therefore be divided among steps in any way.
 
@@ -125,19 +126,19 @@ def causal_convolution(
 class DeltaInputs:
     """The operands of the gated delta rule (arXiv 2412.06464) per token, all in float32.
 
-    state = kept * state;  state = state + k (beta * (v - k state))';  y = q state
+    state = exp(log_kept) * state;  state = state + k (beta * (v - k state))';  y = q state
     """
 
     q: Tensor  # [T, H, K]
     k: Tensor  # [T, H, K], each with L2 norm 1
     v: Tensor  # [T, H, V]
-    kept: Tensor  # [T, H]
+    log_kept: Tensor  # [T, H], at most 0
     beta: Tensor  # [T, H]
 
     def take(self, tokens: Tensor | slice) -> DeltaInputs:
         """The operands of some tokens."""
         return DeltaInputs(
-            self.q[tokens], self.k[tokens], self.v[tokens], self.kept[tokens], self.beta[tokens]
+            self.q[tokens], self.k[tokens], self.v[tokens], self.log_kept[tokens], self.beta[tokens]
         )
 
 
@@ -153,22 +154,56 @@ def gated_delta_scan(inputs: DeltaInputs, states: Tensor, plan: StatePlan) -> Te
         )
         states[plan.single_states] = state
     for row in plan.rows:
-        state = states[row.state].unsqueeze(0)
-        for token in range(row.start, row.stop):
-            state, out[token : token + 1] = _advance_delta(
-                inputs.take(slice(token, token + 1)), state
-            )
-        states[row.state] = state.squeeze(0)
+        state = states[row.state]
+        for start in range(row.start, row.stop, _CHUNK):
+            piece = slice(start, min(start + _CHUNK, row.stop))
+            state, out[piece] = _advance_delta_chunk(inputs.take(piece), state)
+        states[row.state] = state
     return out
 
 
 def _advance_delta(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
     """Compute one token of each of R sequences. `state` is [R, H, K, V]."""
-    state = state * inputs.kept[..., None, None]
+    state = state * inputs.log_kept.exp()[..., None, None]
     known = (inputs.k.unsqueeze(2) @ state).squeeze(2)  # [R, H, V]
     change = inputs.beta.unsqueeze(-1) * (inputs.v - known)
     state = state + inputs.k.unsqueeze(-1) * change.unsqueeze(2)
     return state, (inputs.q.unsqueeze(2) @ state).squeeze(2)
+
+
+def _advance_delta_chunk(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute Q consecutive tokens of one sequence. `state` is [H, K, V].
+
+    The changes d of the values depend on each other. They are the solution of a triangular system
+    (arXiv 2412.06464, section 3.2), with G[t, s] = exp(log_kept[s + 1] + … + log_kept[t]):
+
+        d[t] + beta[t] * sum over s < t of G[t, s] (k[t] k[s]) d[s]
+            = beta[t] * (v[t] - exp(log_kept[0] + … + log_kept[t]) k[t] state)
+    """
+    q, k, v = (side.transpose(0, 1) for side in (inputs.q, inputs.k, inputs.v))  # [H, Q, …]
+    beta = inputs.beta.T.unsqueeze(-1)  # [H, Q, 1]
+    exponents = inputs.log_kept.cumsum(0).T  # [H, Q]
+    factors = _factors_between(exponents)
+    from_start = exponents.exp().unsqueeze(-1)  # [H, Q, 1]
+    system = (beta * (k @ k.transpose(1, 2)) * factors).tril(-1)
+    changes = torch.linalg.solve_triangular(
+        system, beta * (v - from_start * (k @ state)), upper=False, unitriangular=True
+    )
+    y = from_start * (q @ state) + ((q @ k.transpose(1, 2)) * factors) @ changes
+    to_end = (exponents[:, -1:] - exponents).exp().unsqueeze(-1)
+    state = exponents[:, -1].exp()[:, None, None] * state + (k * to_end).transpose(1, 2) @ changes
+    return state, y.transpose(0, 1)
+
+
+def _factors_between(exponents: Tensor) -> Tensor:
+    """Return exp(exponents[t] - exponents[s]) for s <= t, and 0 for s > t, [H, Q, Q].
+
+    `exponents` [H, Q] is not increasing. Pairs with s > t are masked before the exponential,
+    because it would overflow for them.
+    """
+    between = exponents.unsqueeze(2) - exponents.unsqueeze(1)
+    ahead = torch.ones_like(between[0], dtype=torch.bool).triu(1)
+    return between.masked_fill(ahead, float("-inf")).exp()
 
 
 def linear_scan(kept: Tensor, x: Tensor, states: Tensor, plan: StatePlan) -> Tensor:
@@ -183,11 +218,28 @@ def linear_scan(kept: Tensor, x: Tensor, states: Tensor, plan: StatePlan) -> Ten
         states[plan.single_states] = out[tokens]
     for row in plan.rows:
         state = states[row.state]
-        for token in range(row.start, row.stop):
-            state = kept[token] * state + x[token]
-            out[token] = state
+        for start in range(row.start, row.stop, _CHUNK):
+            piece = slice(start, min(start + _CHUNK, row.stop))
+            out[piece] = _states_of_chunk(kept[piece], x[piece], state)
+            state = out[piece.stop - 1]
         states[row.state] = state
     return out
+
+
+def _states_of_chunk(kept: Tensor, x: Tensor, state: Tensor) -> Tensor:
+    """Compute the states after Q tokens of the recurrence state = kept * state + x.
+
+    `kept` and `x` are [Q, …], and `state` is […]. Each of log2(Q) passes combines every token with
+    the result of a token before it. No factor is divided by another one, so factors near 0 cause no
+    rounding errors.
+    """
+    x = torch.cat([(kept[0] * state + x[0]).unsqueeze(0), x[1:]])
+    distance = 1
+    while distance < len(x):
+        x = torch.cat([x[:distance], x[distance:] + kept[distance:] * x[:-distance]])
+        kept = torch.cat([kept[:distance], kept[distance:] * kept[:-distance]])
+        distance *= 2
+    return x
 
 
 def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tensor:
@@ -201,7 +253,7 @@ def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tenso
             inputs.take(plan.single_tokens), states[plan.single_states]
         )
         states[plan.single_states] = state
-    scan = _scan_by_chunks if inputs.decay.shape[1] == 1 else _scan_by_tokens
+    scan = _scan_by_chunks if inputs.decay.shape[1] == 1 else _scan_each_value
     for row in plan.rows:
         piece = slice(row.start, row.stop)
         state, out[piece] = scan(inputs.take(piece), states[row.state])
@@ -217,14 +269,18 @@ def _advance(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
     return state, (state @ c.unsqueeze(-1)).squeeze(-1)
 
 
-def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the tokens one by one. `state` is [H, P, N]."""
+def _scan_each_value(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the chunks one by one, with an own decay for each value of a state [H, P, N]."""
     outputs = []
-    state = state.unsqueeze(0)
-    for token in range(len(inputs.x)):
-        state, y = _advance(inputs.take(slice(token, token + 1)), state)
-        outputs.append(y)
-    return state.squeeze(0), torch.cat(outputs)
+    for start in range(0, len(inputs.x), _CHUNK):
+        chunk = inputs.take(slice(start, start + _CHUNK))
+        b, c = chunk.for_heads(chunk.b), chunk.for_heads(chunk.c)  # [Q, H, N]
+        kept = torch.exp(chunk.dt.unsqueeze(-1) * chunk.decay).unsqueeze(2)  # [Q, H, 1, N]
+        x = (chunk.dt.unsqueeze(-1) * chunk.x).unsqueeze(-1) * b.unsqueeze(2)  # [Q, H, P, N]
+        after = _states_of_chunk(kept, x, state)
+        outputs.append((after @ c.unsqueeze(-1)).squeeze(-1))
+        state = after[-1]
+    return state, torch.cat(outputs)
 
 
 def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,11 +295,7 @@ def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
         # token.
         exponents = (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T
         b, c = (chunk.for_heads(side).transpose(0, 1) for side in (chunk.b, chunk.c))  # [H, Q, N]
-        between = exponents.unsqueeze(2) - exponents.unsqueeze(1)  # [H, Q, Q]
-        # Inputs at later positions than the output are masked before the exponential, because it
-        # would overflow for them.
-        ahead = torch.ones_like(between[0], dtype=torch.bool).triu(1)
-        weights = (c @ b.transpose(1, 2)) * between.masked_fill(ahead, float("-inf")).exp()
+        weights = (c @ b.transpose(1, 2)) * _factors_between(exponents)
         x = (chunk.dt.unsqueeze(-1) * chunk.x).transpose(0, 1)  # [H, Q, P]
         before = (c * exponents.exp().unsqueeze(-1)) @ state.transpose(1, 2)
         outputs.append((weights @ x + before).transpose(0, 1))
