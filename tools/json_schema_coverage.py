@@ -23,7 +23,8 @@ from typing import Any
 from tgi.grammar.compile import compile_constraint
 from tgi.grammar.constraint import Constraint, GrammarError
 from tgi.grammar.matcher import Matcher
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary import Vocabulary
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.types import Guidance
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -68,6 +68,9 @@ class Frontend:
         messages, self.outbox = self.outbox, []
         return messages or ([Shutdown()] if wait else [])
 
+    def is_quiet(self, seconds):
+        return seconds > 0
+
     def send(self, report):
         for output in report.outputs:
             stream = self.streams[output.sequence_id]

@@ -97,6 +97,9 @@ class Frontend:
         messages, self.outbox = self.outbox, []
         return messages or ([Shutdown()] if wait else [])
 
+    def is_quiet(self, seconds):
+        return seconds > 0
+
     def send(self, report):
         self.num_preempted += report.stats.scheduler.num_preempted
         for output in report.outputs:

@@ -115,6 +115,9 @@ class Clients:
         self.clock.now += MESSAGE_NS * len(messages)
         return messages
 
+    def is_quiet(self, seconds):
+        return seconds > 0
+
     def send(self, report):
         self.clock.now += MESSAGE_NS
         self.num_preempted += report.stats.scheduler.num_preempted

@@ -160,7 +160,7 @@ async def check_hostile(server, client, cases):
         print("plain stream beside all valid cases:", watcher.take())
         assert (await client.get("/health")).status_code == 200
     assert not wrong
-    assert len(valid) > len(cases) // 4
+    assert len(valid) > sum("error" not in case for case in cases) // 2
 
 
 async def test_hostile_grammars_beside_a_stream(server, client):

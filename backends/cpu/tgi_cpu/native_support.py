@@ -44,26 +44,22 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
 def _unsupported_attention(mixer: Attention) -> Iterator[str]:
     if mixer.v_head_dim not in (None, mixer.head_dim) or mixer.head_dim % 2 or mixer.head_dim > 256:
         yield f"heads of size {mixer.head_dim}"
-    if (
-        mixer.relative_bias is not None
-        or mixer.clip_qkv is not None
-        or mixer.output_gate
-        or not mixer.causal
-    ):
-        yield "this kind of attention"
-    if mixer.chunk is not None:
-        yield "attention in chunks"
-    if mixer.cache_of_layer is not None:
-        yield "attention over the keys of another layer"
-    if mixer.v_norm is not None:
-        yield "a norm of the values"
-    if mixer.qk_norm_after_rope:
-        yield "a query norm after the rotary embedding"
-    if mixer.position_scale is not None:
-        yield "a query scale that depends on the position"
-    if mixer.qk_norm_over != "head" and mixer.q_norm is not None:
-        yield "a query norm over all heads"
-    if any(norm is not None and norm.bias for norm in (mixer.q_norm, mixer.k_norm)):
-        yield "a query norm with bias"
-    if mixer.rope is not None and isinstance(mixer.rope.scaling, DynamicScaling | LongRopeScaling):
-        yield "a rotation that depends on the length of the sequence"
+    norms = [norm for norm in (mixer.q_norm, mixer.k_norm) if norm is not None]
+    scaling = None if mixer.rope is None else mixer.rope.scaling
+    elements = {
+        "attention in chunks": mixer.chunk is not None,
+        "attention over the keys of another layer": mixer.cache_of_layer is not None,
+        "a norm of the values": mixer.v_norm is not None,
+        "an attention bias by relative position": mixer.relative_bias is not None,
+        "a limit on the values of queries and keys": mixer.clip_qkv is not None,
+        "a gate on the output of the attention": mixer.output_gate,
+        "attention to later positions": not mixer.causal,
+        "a query norm after the rotary embedding": mixer.qk_norm_after_rope,
+        "a query scale that depends on the position": mixer.position_scale is not None,
+        "a query norm over all heads": mixer.qk_norm_over != "head" and mixer.q_norm is not None,
+        "a query norm with bias": any(norm.bias for norm in norms),
+        "a rotation that depends on the length of the sequence": isinstance(
+            scaling, DynamicScaling | LongRopeScaling
+        ),
+    }
+    yield from (text for text, is_present in elements.items() if is_present)

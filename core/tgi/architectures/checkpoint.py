@@ -37,6 +37,7 @@ __all__ = [
     "main_dtype",
     "read_header",
     "read_index",
+    "read_index_file",
     "stored_tensors",
     "weight_files",
 ]
@@ -240,6 +241,13 @@ def read_index(model_path: Path) -> Mapping[str, str]:
     path = model_path / INDEX_NAME
     if os.path.lexists(model_path / _SINGLE_NAME) or not os.path.lexists(path):
         return {}
+    return read_index_file(path)
+
+
+def read_index_file(path: Path) -> Mapping[str, str]:
+    """Read one index file: tensor name to file name. Raises `ModelError` if the file cannot be
+    read.
+    """
     try:
         return msgspec.json.decode(read_limited(path, _MAX_INDEX_BYTES), type=_Index).weight_map
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

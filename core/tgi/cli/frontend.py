@@ -79,7 +79,8 @@ class Frontend:
         if warning is not None:
             _logger.warning(warning)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
-        pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
+        tokenizer = self.tokenizer
+        pool = TokenizerPool(tokenizer, self.options.validation_workers, tokenizer.folder)
         parts.callback(pool.close)
         vocabulary = VocabularyReader(self.tokenizer, agreement.vocab_size)
         if _may_have_grammars(self.options, agreement):

@@ -37,7 +37,7 @@ from tgi.engine.process import DEFAULT_LIMITS, EngineProcess, LivenessLimits
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.engine.supervisor import EngineSupervisor, Launch, launch_engine
 from tgi.errors import RequestError, UnhealthyError
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.scheduler import Request, SchedulerStats, SequenceOutput
 
 __all__ = ["EngineClient"]

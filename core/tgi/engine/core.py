@@ -38,6 +38,8 @@ from tgi.scheduler import Scheduler, SequenceOutput
 
 __all__ = ["Connection", "EngineCore"]
 
+_QUIET_SECONDS = 0.25  # time without messages after which an idle engine checks its invariants
+
 
 class Connection(Protocol):
     """The engine's side of the connection to the front end."""
@@ -46,6 +48,9 @@ class Connection(Protocol):
         """Return the messages that have arrived. If `wait` is set, wait for at least one message.
         Raises ConnectionError if the front end has closed the connection.
         """
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing arrives within `seconds`. Returns False as soon as something arrives."""
 
     def send(self, message: EngineMessage) -> None:
         """Send one message to the front end."""
@@ -87,7 +92,9 @@ class EngineCore:
         try:
             while running:
                 idle = not self._in_flight and not self._scheduler.has_work
-                if idle:
+                # The check takes longer than a step of a small model. The next request therefore
+                # never waits for the check if it arrives soon after the last one.
+                if idle and self._connection.is_quiet(_QUIET_SECONDS):
                     self._scheduler.check()
                 for message in self._connection.receive(wait=idle):
                     running = self._handle(message) and running

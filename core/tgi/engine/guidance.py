@@ -13,18 +13,19 @@ import concurrent.futures
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import numpy as np
 
 from tgi.backend import Int32Array
 from tgi.engine.messages import GuidanceStats
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.matcher import Matcher
-from tgi.grammar.pool import MatcherPool
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.scheduler import Request
 from tgi.types import Guidance
+
+if TYPE_CHECKING:
+    from tgi.grammar.matcher import Matcher
 
 __all__ = ["BuildPool", "GuidanceManager", "MaskBudget", "Pool", "SequenceConstraint", "build_pool"]
 
@@ -53,6 +54,10 @@ BuildPool = Callable[[VocabularyData], Pool]
 
 def build_pool(data: VocabularyData) -> Pool:
     """Return a pool for a vocabulary. The construction can take a second."""
+    # llguidance is imported here, so that the startup does not wait for the import.
+    from tgi.grammar.pool import MatcherPool  # noqa: PLC0415 - see above
+    from tgi.grammar.vocabulary import Vocabulary  # noqa: PLC0415 - see above
+
     return MatcherPool(Vocabulary(data))
 
 

@@ -34,6 +34,7 @@ larger number, the stream is corrupt.
 
 _READ_BYTES = 1 << 20
 _PROGRESS_INTERVAL_NS = 100_000_000
+_MILLISECONDS = 1e3
 
 MessageT = TypeVar("MessageT")
 _LENGTH = struct.Struct("<I")
@@ -112,6 +113,10 @@ class SocketConnection:
                 raise ConnectionError("the front end closed the connection")
             messages.extend(self._reader.feed(data))
         return messages
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing arrives within `seconds`. Returns False as soon as something arrives."""
+        return not self._readable.poll(seconds * _MILLISECONDS)
 
     def send(self, message: EngineMessage) -> None:
         """Send one message. Blocks while the socket buffer is full."""

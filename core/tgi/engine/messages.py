@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from tgi.backend import Agreement, Control, ControlResult, EngineConfig, RequestedLimits
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.scheduler.records import (
     Request,
     SchedulerConfig,

@@ -246,7 +246,7 @@ class Matcher:
 
 def _parser(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
     """Compile a grammar, compute its first mask and try one token, because some errors occur only
-    in these operations.
+    in these operations. An EOS token is not tried, because it reads no part of the grammar.
     """
     grammar = resolved_markers(grammar, vocabulary.table, vocabulary.special_ids)
     # Without forced tokens, the model chooses how it divides a text into tokens.
@@ -258,10 +258,12 @@ def _parser(vocabulary: Vocabulary, grammar: str) -> LLMatcher:
     _check(parser)
     if not mask.any():
         raise GrammarError(DEAD_END)
-    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
-    copy = parser.deep_copy()
-    copy.consume_token(int(np.argmax(bits)))
-    _check(copy)
+    text_mask = vocabulary.text_mask
+    bits = np.unpackbits((mask[: len(text_mask)] & text_mask).view(np.uint8), bitorder="little")
+    if bits.any():
+        copy = parser.deep_copy()
+        copy.consume_token(int(np.argmax(bits)))
+        _check(copy)
     return parser
 
 

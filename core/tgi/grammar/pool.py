@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import Final, final
 
 import msgspec
@@ -38,6 +39,7 @@ class MatcherPool:
         self._capacity = capacity
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="grammar")
         self._starts: OrderedDict[bytes, Future[Matcher]] = OrderedDict()  # by digest
+        self._copy_lock = Lock()
         self.num_compiled = 0
         self.num_hits = 0
 
@@ -45,9 +47,13 @@ class MatcherPool:
         """A matcher that has read `output_token_ids`. The future raises `GrammarError` if the
         grammar is invalid.
         """
+        start = self._start_of(guidance)
+        if output_token_ids:
+            # A thread reads the tokens, because there may be thousands of them. The thread waits
+            # for a compilation that an earlier task of the pool runs.
+            return self._executor.submit(self._replayed, start, list(output_token_ids))
         result: Future[Matcher] = Future()
-        deliver = partial(_deliver, result, list(output_token_ids))
-        self._start_of(guidance).add_done_callback(deliver)
+        start.add_done_callback(partial(self._deliver, result))
         return result
 
     def close(self) -> None:
@@ -70,20 +76,29 @@ class MatcherPool:
             self._starts.popitem(last=False)
         return start
 
+    def _deliver(self, result: Future[Matcher], start: Future[Matcher]) -> None:
+        """Complete `result` with a copy of the start state."""
+        if start.cancelled() or not result.set_running_or_notify_cancel():
+            result.cancel()
+            return
+        try:
+            matcher = self._copy_of(start)
+        except Exception as error:  # the boundary of a thread
+            result.set_exception(error)
+        else:
+            result.set_result(matcher)
 
-def _deliver(result: Future[Matcher], token_ids: list[int], start: Future[Matcher]) -> None:
-    """Complete `result` with a copy of the start state that has read `token_ids`."""
-    if start.cancelled() or not result.set_running_or_notify_cancel():
-        result.cancel()
-        return
-    try:
-        matcher = start.result().copy()
+    def _replayed(self, start: Future[Matcher], token_ids: list[int]) -> Matcher:
+        """Return a copy of the start state that has read `token_ids`."""
+        matcher = self._copy_of(start)
         for token_id in token_ids:
             matcher.accept(token_id)
-    except Exception as error:  # the boundary of a thread
-        result.set_exception(error)
-    else:
-        result.set_result(matcher)
+        return matcher
+
+    def _copy_of(self, start: Future[Matcher]) -> Matcher:
+        matcher = start.result()
+        with self._copy_lock:  # only one thread at a time may use a matcher
+            return matcher.copy()
 
 
 def _is_exhausted(start: Future[Matcher]) -> bool:

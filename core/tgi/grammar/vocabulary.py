@@ -5,25 +5,16 @@ from __future__ import annotations
 from threading import Lock
 from typing import Final, final
 
-import msgspec
 from llguidance import LLTokenizer
 
 from tgi.grammar.tags import Tag
 from tgi.grammar.token_table import TokenTable
+from tgi.grammar.vocabulary_data import VocabularyData
 
-__all__ = ["Vocabulary", "VocabularyData"]
+__all__ = ["Vocabulary"]
 
 _SPECIAL_MARK: Final = b"\xff"
 """The first byte of special tokens in llguidance. The byte occurs in no UTF-8 text."""
-
-
-class VocabularyData(msgspec.Struct, array_like=True, frozen=True):
-    """The tokens of a model. The front end sends them to the engine process."""
-
-    tokens: list[bytes]  # the bytes of ids 0, 1, …; empty = no text, such an id is never allowed
-    special_ids: list[int]  # allowed only as EOS, or where a grammar names the token
-    eos_token_ids: tuple[int, ...]
-    vocab_size: int  # number of logits of the model; may differ from the number of tokens
 
 
 @final

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from hashlib import blake2b
 from typing import final
 
@@ -67,6 +67,11 @@ class PrefixCache:
     def __len__(self) -> int:
         """Number of blocks in the prefix cache."""
         return len(self._hashes)
+
+    @property
+    def blocks(self) -> Set[int]:
+        """The blocks in the prefix cache."""
+        return self._hashes.keys()
 
     def extend_hashes(
         self,
@@ -214,12 +219,9 @@ class BlockManager:
         )
         if self._prefix_cache is not None:
             self._prefix_cache.check()
-            assert all(block in self._prefix_cache for block in self._cached), (
-                "a cached block is unknown to the prefix cache"
-            )
-            assert not any(block in self._prefix_cache for block in self._free), (
-                "a free block is known to the prefix cache"
-            )
+            known = self._prefix_cache.blocks
+            assert self._cached.keys() <= known, "a cached block is unknown to the prefix cache"
+            assert known.isdisjoint(self._free), "a free block is known to the prefix cache"
 
     def _take(self) -> int:
         # Blocks that were never used are at the bottom of the stack, with the lowest index on top.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tgi.server.anthropic.routes import AnthropicRoutes
 from tgi.server.error_responses import InternalError, error_response, native_route_error
@@ -46,12 +46,9 @@ def create_app(state: ServerState) -> ASGIApp:
     info = InfoRoutes(state)
     paths = _generation_paths(state, pipeline, info) | _open_paths(state, info)
     _add_platform_routes(paths, state.config)
-    app = FastAPI(
-        openapi_url=None,
-        redirect_slashes=False,
-        routes=[Route(path, route) for path, route in _with_final_slashes(paths).items()],
-        exception_handlers={404: _not_found, 500: _internal_error},
-    )
+    routes = [Route(path, route) for path, route in _with_final_slashes(paths).items()]
+    router = Router(routes, redirect_slashes=False, default=_not_found)
+    app = ServerErrorMiddleware(router, handler=_internal_error)
     traced = app if state.span_exporter is None else TracingLayer(app, state.span_exporter)
     return CorsLayer(traced, state.config.cors_allow_origin)
 
@@ -125,10 +122,10 @@ def _with_final_slashes(paths: Mapping[str, PathRoute]) -> dict[str, PathRoute]:
     return fixed | slashed | dict(paths)
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    del error
-    text = f"The path `{request.url.path[:_MAX_SHOWN]}` does not exist. `/docs` lists all paths."
-    return error_response(request.scope, RouteError(404, "unknown_url", text))
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    path = Request(scope).url.path[:_MAX_SHOWN]
+    text = f"The path `{path}` does not exist. `/docs` lists all paths."
+    await error_response(scope, RouteError(404, "unknown_url", text))(scope, receive, send)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

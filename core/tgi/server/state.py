@@ -16,7 +16,7 @@ from tgi.text import ChatTemplateRenderer, TokenizerPool
 from tgi.text.output.formats import OutputFormats
 
 if TYPE_CHECKING:
-    from tgi.grammar.vocabulary import VocabularyData
+    from tgi.grammar.vocabulary_data import VocabularyData
     from tgi.text.grammar_vocabulary import VocabularyReader
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]

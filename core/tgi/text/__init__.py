@@ -3,7 +3,8 @@
 from tgi.text.chat_template import ChatTemplate
 from tgi.text.chat_template_renderer import ChatTemplateRenderer
 from tgi.text.stopping import StopMatch, StoppingCriteria
-from tgi.text.tokenizer import Detokenizer, Encoding, Tokenizer, TokenizerPool, TokenSpan
+from tgi.text.tokenizer import Detokenizer, Encoding, Tokenizer, TokenSpan
+from tgi.text.tokenizer_pool import TokenizerPool
 
 __all__ = [
     "ChatTemplate",

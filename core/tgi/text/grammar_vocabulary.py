@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tgi.grammar.vocabulary import Vocabulary
 
 __all__ = ["PreparedVocabulary", "VocabularyReader", "read_vocabulary"]
 
@@ -48,6 +51,9 @@ class VocabularyReader:
         the GIL for a part of this time: 100 ms for 50,000 tokens. Raises `GrammarError` as
         `read_vocabulary`.
         """
+        # llguidance is imported here, so that the startup does not wait for the import.
+        from tgi.grammar.vocabulary import Vocabulary  # noqa: PLC0415 - see above
+
         with self._lock:
             if self._prepared is None:
                 try:

@@ -4,16 +4,15 @@ sequence can be converted together or one by one.
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import TypeVar, final
 
+import msgspec
 import tokenizers
 
 from tgi.errors import GenerationError, ModelError, TgiError, ValidationError
@@ -22,7 +21,7 @@ from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
 from tgi.text.token_spelling import TokenSpelling
 from tgi.text.tokenizer_files import load_backend, read_tokens
 
-__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
+__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "json_blocks"]
 
 _NUM_CONTEXT_TOKENS = 5
 _MAX_CHARACTER_BYTES = 4
@@ -73,6 +72,7 @@ class Tokenizer:
     # The normalizer produces at most this many characters for each character of the input.
     growth: int = 1
     notices: tuple[str, ...] = ()  # log lines about the files, for startup
+    folder: Path | None = None  # the folder of the files
     # The texts of single ids, at most one entry per id.
     _texts: dict[int, str] = field(default_factory=dict, repr=False)
     # The bytes of tokens, at most one entry per id. Contains all tokens for single bytes.
@@ -95,6 +95,7 @@ class Tokenizer:
             is_byte_level=is_byte_level(backend),
             growth=files.growth,
             notices=files.notices,
+            folder=model_path,
             _bytes=byte_tokens(backend),
         )
 
@@ -192,6 +193,10 @@ class Tokenizer:
             start, stop = byte_offsets[first], byte_offsets[last]
             yield TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop)
 
+    def format_tokens(self, text: str, add_special_tokens: bool = True) -> list[bytes]:
+        """The tokens of `text` with their positions, as in `json_blocks`."""
+        return json_blocks(self.tokenize(text, add_special_tokens))
+
     def _encode(
         self,
         encode_batch: Callable[..., list[tokenizers.Encoding]],
@@ -215,52 +220,15 @@ class Tokenizer:
         return encoding
 
 
-@final
-class TokenizerPool:
-    """Runs the tokenizer in threads, so that a long text does not block the event loop."""
-
-    def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
-        self.tokenizer = tokenizer
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
-
-    async def encode(
-        self, text: str, add_special_tokens: bool = True, truncate: int | None = None
-    ) -> Encoding:
-        """Run `Tokenizer.encode` in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, self.tokenizer.encode, text, add_special_tokens, truncate
-        )
-
-    async def count(self, text: str, add_special_tokens: bool = True) -> int:
-        """Run `Tokenizer.count` in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, self.tokenizer.count, text, add_special_tokens
-        )
-
-    async def format_tokens(
-        self,
-        text: str,
-        formatter: Callable[[Sequence[TokenSpan]], bytes],
-        add_special_tokens: bool = True,
-    ) -> list[bytes]:
-        """Run `Tokenizer.tokenize` in a thread, and `formatter` on each block of tokens. Returns
-        the formatted blocks with commas between them.
-        """
-
-        def run() -> list[bytes]:
-            spans = self.tokenizer.tokenize(text, add_special_tokens)
-            blocks: list[bytes] = []
-            while block := list(islice(spans, _NUM_BLOCK_TOKENS)):
-                blocks += [b",", formatter(block)] if blocks else [formatter(block)]
-            return blocks
-
-        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+def json_blocks(spans: Iterator[TokenSpan]) -> list[bytes]:
+    """Format tokens as JSON objects with commas between them. The result is a list of blocks,
+    because one long text would have to be copied.
+    """
+    blocks: list[bytes] = []
+    while block := list(islice(spans, _NUM_BLOCK_TOKENS)):
+        text = msgspec.json.encode(block)[1:-1]
+        blocks += [b",", text] if blocks else [text]
+    return blocks
 
 
 def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:

@@ -18,6 +18,7 @@ from tokenizers import AddedToken
 from tgi.architectures.file_reader import read_limited, shown
 from tgi.errors import ModelError
 from tgi.text.end_tokens import find_end_tokens
+from tgi.text.mistral_pattern import fix_mistral_pattern
 from tgi.text.model_files import (
     SPECIAL_TOKEN_FIELDS,
     read_json_object,
@@ -111,6 +112,7 @@ def read_tokens(model_path: Path, loaded: LoadedBackend) -> TokenizerFiles:
     tokens = _read_tokens(model_path, config, backend, defaults)
     notices = [*_missing_tokens(backend, tokens)]
     _add_tokens(backend, tokens)
+    fix_mistral_pattern(backend, config, read_json_object(model_path / "config.json"))
     notices += _moved_tokens(backend, tokens)
     special_tokens = {
         field: token.content

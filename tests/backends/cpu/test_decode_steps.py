@@ -22,6 +22,7 @@ from tgi.backend import (
     KVCachePlan,
     Limits,
     ModelRunnerOutput,
+    PromptScores,
     SamplingParams,
     SchedulerOutput,
     StepError,
@@ -38,7 +39,7 @@ from tgi_torch.sampling.protocols import SampledSequence
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
 AGREEMENT = Agreement(
     API_VERSION,
-    ("device_token", "logprobs", "mask", "prefix_cache"),
+    ("device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs"),
     LIMITS,
     KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)),
     101,
@@ -96,7 +97,7 @@ class RunnerWorker:
         return self.runner.run(self.outstanding.pop())
 
 
-MakeCore = Callable[[bool], ScriptedCore]
+MakeCore = Callable[..., ScriptedCore]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_core(checkpoint: Path) -> Iterator[MakeCore]:
     closing = []
 
-    def make(is_short: bool) -> ScriptedCore:
+    def make(is_short: bool, **options: int) -> ScriptedCore:
         spec = load_spec(checkpoint)
         assert isinstance(spec, ModelSpec)
         loaded = native_loader(require_library(), 1)(
@@ -121,7 +122,8 @@ def make_core(checkpoint: Path) -> Iterator[MakeCore]:
         sampler = NativeSampler(model.engine, spec.vocab_size)
         program = CountedProgram(NativeDecodeProgram(model, sampler)) if is_short else None
         return ScriptedCore(
-            RunnerWorker(ModelRunner(model, LIMITS, sampler, program), program), AGREEMENT
+            RunnerWorker(ModelRunner(model, LIMITS, sampler, program, **options), program),
+            AGREEMENT,
         )
 
     yield make
@@ -252,3 +254,19 @@ def test_a_reused_handle_is_another_sequence(make_core: MakeCore) -> None:
             each.step({sequence: 0})
     assert core.live[0].tokens == other.live[0].tokens
     assert core.live[0].tokens[-3:] == [77, 77, 77]
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 7])
+def test_prompts_are_scored_in_several_parts(make_core: MakeCore, num_rows: int) -> None:
+    def scores_of(**options: int) -> PromptScores:
+        core = make_core(False, **options)
+        ids = np.random.default_rng(1).integers(0, AGREEMENT.vocab_size, 20).tolist()
+        scored = core.add(ids, SamplingParams(prompt_logprobs=True, top_n_tokens=2), handle=0)
+        [scores] = core.step({scored: len(ids)}).prompt_scores
+        return scores
+
+    whole, parts = scores_of(), scores_of(scored_logits=num_rows * AGREEMENT.vocab_size)
+    assert len(whole.logprobs) == 19
+    assert parts.logprobs.tolist() == whole.logprobs.tolist()
+    assert parts.top_ids.tolist() == whole.top_ids.tolist()
+    assert parts.top_logprobs.tolist() == whole.top_logprobs.tolist()

@@ -139,6 +139,13 @@ def test_a_hostile_file_executes_nothing(pickled, tmp_path, capsys, zipped):
     assert (tmp_path / "canary").exists()  # an unrestricted load does execute the code
 
 
+INDEX_NAMES = {
+    "../x.bin": "points outside the folder",
+    "gone.bin": "not a file in the same folder",
+    "": "points outside the folder",
+}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -157,9 +164,26 @@ def test_damaged_and_missing_files_are_rejected(tmp_path):
     assert "neither pytorch_model.bin nor" in refused(tmp_path)
     (tmp_path / NAME).write_bytes(b"no weights at all")
     assert NAME in refused(tmp_path)
-    for name in ("../x.bin", "gone.bin"):
+    for name, words in INDEX_NAMES.items():
         (tmp_path / f"{NAME}.index.json").write_text(json.dumps({"weight_map": {"weight": name}}))
-        assert "not a file in the same folder" in refused(tmp_path)
+        assert words in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{}", '{"weight_map": {"a": 1}}', ""])
+def test_a_malformed_index_is_rejected(tmp_path, content):
+    (tmp_path / f"{NAME}.index.json").write_text(content)
+    assert "the index" in refused(tmp_path)
+
+
+def test_an_index_is_read_only_from_a_regular_file_in_the_folder(tmp_path):
+    index = tmp_path / f"{NAME}.index.json"
+    os.mkfifo(index)
+    assert "not a regular file" in refused(tmp_path)
+    index.unlink()
+    index.write_text(json.dumps({"weight_map": {"weight": "part.bin"}}))
+    (tmp_path.parent / "outside.bin").write_bytes(b"")
+    (tmp_path / "part.bin").symlink_to(tmp_path.parent / "outside.bin")
+    assert "points outside the folder" in refused(tmp_path)
 
 
 def test_nothing_is_overwritten(original, pickled):

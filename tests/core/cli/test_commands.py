@@ -90,6 +90,12 @@ def test_the_core_imports_without_a_framework():
     assert int(finished.stdout) > 50
 
 
+def test_a_server_without_grammars_does_not_import_llguidance():
+    code = "import tgi.engine.__main__, tgi.cli.frontend, tgi.server.app"
+    finished = run_blocked(["llguidance"], code)
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_commands_that_need_no_server(capsys):
     assert main([]) == 0
     assert main(["version"]) == 0

@@ -80,6 +80,9 @@ class ScriptedFrontend:
         self._num_receives += 1
         return messages if self._messages or messages or self._num_left else [Shutdown()]
 
+    def is_quiet(self, seconds):
+        return seconds > 0
+
     def send(self, message):
         if isinstance(message, ControlReply):
             self.replies[message.control_id] = message.result

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from tests.core.grammar.walks import allowed_ids, matcher_for
+from tests.core.grammar.walks import allowed_ids, byte_vocabulary, matcher_for
 from tgi.grammar.constraint import GrammarError
 
 CASES = json.loads((Path(__file__).parent / "hostile.json").read_text(encoding="utf-8"))
@@ -28,6 +28,13 @@ def text_of(case):
         parts = (pattern.replace("@", str(number)) for number in range(count))
         text = text.replace(f"@{name}@", separator.join(parts))
     return text
+
+
+def test_a_grammar_that_allows_an_empty_text_is_tried_with_a_text():
+    """The end of the output is the first id of many vocabularies, for example of the demo model."""
+    [case] = (case for case in CASES if case["name"] == "lark-optional-row")
+    with pytest.raises(GrammarError, match=case["error"]):
+        matcher_for(byte_vocabulary(eos=(0,)), case["kind"], text_of(case))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.core.grammar.walks import allowed_tokens, feed
+from tests.work_counter import calls_of
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.pool import MatcherPool
 from tgi.types import Guidance, ReasoningLimits
@@ -28,6 +29,32 @@ def test_output_before_a_restart_is_replayed(pool, vocabulary):
     matcher = pool.request(Guidance("start: /ab+c/"), [*b"abb"]).result(60)
     assert not matcher.error
     assert b"c" in allowed_tokens(matcher, vocabulary)
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_output_is_not_replayed_in_the_thread_of_the_caller(pool, is_cached):
+    guidance = Guidance("start: /ab+c/")
+    if is_cached:
+        pool.request(guidance).result(60)
+    requested = []
+    num_calls = calls_of(
+        lambda: requested.append(pool.request(guidance, [*b"abbb"])),
+        {"tgi.grammar.matcher.Matcher.accept", "tgi.grammar.matcher.Matcher.copy"},
+    )
+    assert num_calls == 0
+    assert not requested[0].result(60).error
+
+
+def test_replays_with_one_thread_end(vocabulary):
+    pool = MatcherPool(vocabulary, num_threads=1)
+    try:
+        futures = [pool.request(Guidance("start: /ab+c/"), [*b"ab"]) for _ in range(3)]
+        assert [future.result(60).error for future in futures] == ["", "", ""]
+        failed = pool.request(Guidance("start: other"), [1])
+        with pytest.raises(GrammarError, match="unknown name"):
+            failed.result(60)
+    finally:
+        pool.close()
 
 
 def test_reasoning_is_a_part_of_the_key(pool):

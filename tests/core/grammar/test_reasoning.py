@@ -15,7 +15,8 @@ from tests.core.grammar.walks import (
 )
 from tgi.grammar.constraint import GrammarError
 from tgi.grammar.matcher import Matcher
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary import Vocabulary
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.types import Guidance, ReasoningLimits
 
 

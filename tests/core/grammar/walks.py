@@ -11,7 +11,8 @@ from tests.core.text import tokenizer_parts
 from tgi.grammar.compile import compile_constraint
 from tgi.grammar.constraint import Constraint
 from tgi.grammar.matcher import Matcher
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary import Vocabulary
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.text.grammar_vocabulary import read_vocabulary
 from tgi.text.tokenizer import Tokenizer
 from tgi.types import Guidance

@@ -44,7 +44,8 @@ def chat_template(tiny_model):
 @pytest.fixture
 def make_state(tokenizer, chat_template):
     """Return a function that builds the state of a server: `make_state(engine, option=value, …)`.
-    The tokenizer, the chat template and the output formats can be replaced.
+    The tokenizer, the chat template and the output formats can be replaced. Long texts are
+    tokenized in a separate process if `tokenizer_folder` is set.
     """
     pools = []
 
@@ -54,9 +55,10 @@ def make_state(tokenizer, chat_template):
         tokenizer=tokenizer,
         chat_template=chat_template,
         output_formats=NO_FORMATS,
+        tokenizer_folder=None,
         **changes,
     ):
-        pools.append(TokenizerPool(tokenizer, 1))
+        pools.append(TokenizerPool(tokenizer, 1, tokenizer_folder))
         config = dataclasses.replace(CONFIG, **changes)
         engine = engine or FakeEngine()
         return ServerState(

@@ -1,5 +1,5 @@
-"""The number of calls and writes that the front end makes per token of a stream. If a limit is
-exceeded, check whether the additional work is necessary.
+"""The number of calls and writes that the front end makes per token of a stream, and per request of
+one token. If a limit is exceeded, check whether the additional work is necessary.
 
 A count per token is the difference between a long and a short stream, divided by the difference in
 tokens. Work that is done once per stream therefore cancels out.
@@ -16,6 +16,7 @@ from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 SHORT, LONG = 10, 40
+STREAMS = {"/generate": "/generate_stream"}
 ROUTES = {
     "/generate_stream": {"inputs": "fox", "parameters": {"max_new_tokens": LONG}},
     "/v1/chat/completions": {
@@ -26,6 +27,11 @@ ROUTES = {
 }
 # Calls per token if each token is sent alone, including those of the event loop and of this test.
 MAX_CALLS = 95
+# Calls per request of one token, without a stream.
+MAX_REQUEST_CALLS = {"/generate": 1050, "/v1/chat/completions": 1400}
+# A short prompt is tokenized in the event loop. Chat templates are rendered by another process, for
+# which a thread waits.
+NUM_THREAD_CALLS = {"/generate": 0, "/v1/chat/completions": 1}
 
 
 class Stream:
@@ -119,3 +125,73 @@ def test_available_tokens_are_sent_in_one_write(serve, path):
     apart, together = serve(path, LONG)[1], serve(path, LONG, together=LONG)[1]
     assert [body.count(b"data: {") for body in apart if b"{" in body] == [1] * LONG
     assert [body.count(b"data: {") for body in together if b"{" in body] == [LONG]
+
+
+class OneToken:
+    """One request for one token. The engine has the token when it receives the request."""
+
+    def __init__(self, app, path, extra):
+        self.statuses = []
+        self._app, self._path, self._extra = app, path, extra
+        body = dict(ROUTES[STREAMS.get(path, path)], stream=False)
+        if "parameters" in body:
+            body["parameters"] = {"max_new_tokens": 1}
+        else:
+            body["max_tokens"] = 1
+        self._bodies = [json.dumps(body).encode()]
+
+    async def run(self):
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": self._path, "headers": headers}
+        await self._app({**scope, "query_string": b""}, self._receive, self._send)
+
+    async def _receive(self):
+        if not self._bodies:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": self._bodies.pop()}
+
+    async def _send(self, message):
+        self._extra()
+        if message["type"] == "http.response.start":
+            self.statuses.append(message["status"])
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """An event loop that counts the calls that it passes to threads."""
+
+    num_thread_calls = 0
+
+    def run_in_executor(self, executor, func, *arguments):
+        self.num_thread_calls += 1
+        return super().run_in_executor(executor, func, *arguments)
+
+
+def work_per_request(make_app, path, extra=lambda: None):
+    """The calls of functions and of threads for one request of one token. The calls of the second
+    request are counted, because the first one fills caches.
+    """
+    app = make_app(FakeEngine())
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        loop = runner.get_loop()
+        runner.run(OneToken(app, path, extra).run())
+        before = loop.num_thread_calls
+        sent = OneToken(app, path, extra)
+        num_calls = count_calls(lambda: runner.run(sent.run()))
+        assert sent.statuses == [200]
+        return num_calls, loop.num_thread_calls - before
+
+
+@pytest.mark.parametrize("path", MAX_REQUEST_CALLS)
+def test_work_per_request(make_app, path):
+    num_calls, num_thread_calls = work_per_request(make_app, path)
+    print(f"{path}: {num_calls} calls per request, {num_thread_calls} calls of threads")
+    assert num_calls <= MAX_REQUEST_CALLS[path]
+    assert num_thread_calls == NUM_THREAD_CALLS[path]
+
+
+@pytest.mark.parametrize("path", MAX_REQUEST_CALLS)
+def test_additional_calls_of_a_request_exceed_the_limit(make_app, path):
+    def extra():
+        return [json.dumps(n) for n in range(50)]
+
+    assert work_per_request(make_app, path, extra)[0] > MAX_REQUEST_CALLS[path]

@@ -80,7 +80,7 @@ async def test_a_text_that_cannot_be_encoded_rejects_its_request(name, tmp_path)
         expected = tokenizer.encode(harmless, False).ids if "normalizer" not in name else None
         results = await asyncio.gather(
             pool.encode(text, False),
-            pool.format_tokens(text, lambda tokens: b"", False),
+            pool.format_tokens(text, False),
             *([pool.encode(harmless, False)] if expected is not None else []),
             return_exceptions=True,
         )

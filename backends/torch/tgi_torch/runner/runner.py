@@ -54,14 +54,19 @@ class ModelRunner:
         sampler: TokenSampler,
         decode_program: DecodeProgram | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
+        *,
+        scored_logits: int = _SCORED_LOGITS,
     ) -> None:
+        """`scored_logits` is the maximum number of logits in memory while prompts are scored. The
+        positions of a long prompt are scored in several parts.
+        """
         self._model = model
         self._limits = limits
         self._sampler = sampler
         self._device = model.device
         self._clock = clock
         self._vocab_size = model.spec.vocab_size
-        self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
+        self._score_rows = max(1, scored_logits // model.spec.vocab_size)
         self.sequences = SequenceTable(
             limits, model.block_size, model.spec.vocab_size, group_kinds(model.spec)
         )

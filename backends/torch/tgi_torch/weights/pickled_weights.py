@@ -9,6 +9,7 @@ checkpoint in the output folder.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -21,6 +22,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tgi.architectures.checkpoint import read_index_file
+from tgi.architectures.file_reader import path_in_folder, shown
 from tgi.backend import ModelError
 
 __all__ = ["convert", "main"]
@@ -107,26 +110,24 @@ def convert(source: Path, output: Path) -> None:
 def _pickled_files(source: Path) -> list[Path]:
     """The paths of the files in the index, or of the single file if there is no index."""
     index = source / _INDEX_NAME
-    if not index.exists():
+    if not os.path.lexists(index):
         if (source / _SINGLE_NAME).exists():
             return [source / _SINGLE_NAME]
         raise ModelError(
             f"{source}: there is neither {_SINGLE_NAME} nor {_INDEX_NAME}.",
             "Only such checkpoints can be converted.",
         )
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{index}: the index cannot be read: {error!r}.", "Download the file again."
-        ) from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (source / name).is_file():
+    names = sorted(set(read_index_file(index).values()))
+    if not names:
+        raise ModelError(f"{index}: the index names no file.", "Download the file again.")
+    paths = [path_in_folder(source, name, _INDEX_NAME) for name in names]
+    for name, path in zip(names, paths, strict=True):
+        if Path(name).name != name or not path.is_file():
             raise ModelError(
-                f"{index}: it names {name!r}, which is not a file in the same folder.",
+                f"{index}: it names `{shown(name)}`, which is not a file in the same folder.",
                 "Download the whole checkpoint.",
             )
-    return [source / name for name in names]
+    return paths
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 from tgi.server.chat.prompt import ConversationEntry, render_prompt
@@ -16,6 +17,8 @@ from tgi.server.chat.tools import ToolUse
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.state import ServerState
 from tgi.text.chat_template_traits import TemplateTraits
+from tgi.text.output import OutputStyle, ToolChoice
+from tgi.text.output.tools.tgi_calls import TgiFormat
 
 __all__ = ["Conversation", "chat_text_request"]
 
@@ -49,11 +52,16 @@ async def chat_text_request(
         template, conversation.entries, conversation.read_messages, tools, variables
     )
     style = state.output_formats.for_request(() if tools is None else tools.tools, prompt)
+    without_tools = None
+    if tools is not None and _may_decline(request, tools, style):
+        style = dataclasses.replace(style, may_decline=True)
+        without_tools = partial(_without_tools, request, conversation, state, style)
     request = dataclasses.replace(
         request,
         prompt=prompt,
         add_special_tokens=False,
         output_style=style,
+        without_tools=without_tools,
         max_reasoning_tokens=reasoning.limit(traits, style),
         reasoning_field=reasoning.limiting_field(),
     )
@@ -70,3 +78,22 @@ async def chat_text_request(
         loose_constraint=loose,
         is_constraint_optional=tools.is_optional,
     )
+
+
+async def _without_tools(
+    request: TextRequest, conversation: Conversation, state: ServerState, style: OutputStyle
+) -> TextRequest:
+    """Return the request for the output after the model has declined all tools."""
+    conversation = dataclasses.replace(conversation, tools=None)
+    plain = await chat_text_request(request, conversation, state)
+    # The response consists of parts, as a response to a request with tools.
+    output_style = dataclasses.replace(plain.output_style, tool_format=style.tool_format)
+    return dataclasses.replace(plain, output_style=output_style)
+
+
+def _may_decline(request: TextRequest, tools: ToolUse, style: OutputStyle) -> bool:
+    """Whether the model may write `no_tool` instead of a call, as in TGI. A second output is then
+    generated. Several sequences of one prompt cannot be generated again separately.
+    """
+    is_auto = tools.choice is ToolChoice.AUTO
+    return is_auto and isinstance(style.tool_format, TgiFormat) and request.num_sequences == 1

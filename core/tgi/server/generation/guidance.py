@@ -7,17 +7,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from tgi.errors import ValidationError
-from tgi.grammar.compile import check_grammar, compile_constraint
 from tgi.grammar.constraint import Constraint, GrammarError
-from tgi.grammar.vocabulary import Vocabulary
 from tgi.server.generation.constraints import check_schema, tgi_constraint
 from tgi.server.generation.parameters import Grammar, TextRequest
 from tgi.server.state import Engine
 from tgi.text.grammar_vocabulary import VocabularyReader
 from tgi.types import Guidance, ReasoningLimits
+
+if TYPE_CHECKING:
+    from tgi.grammar.vocabulary import Vocabulary
 
 __all__ = ["CompiledGrammars", "GrammarSteps", "GuidanceCompiler"]
 
@@ -36,6 +37,12 @@ class GrammarSteps:
         """Compile a constraint and check its grammar. Raises `GrammarError`, and `ValidationError`
         for a constraint of TGI that is not supported.
         """
+        # llguidance is imported here, so that the startup does not wait for the import.
+        from tgi.grammar.compile import (  # noqa: PLC0415 - see above
+            check_grammar,
+            compile_constraint,
+        )
+
         if isinstance(constraint, Grammar):
             constraint = tgi_constraint(constraint)
         elif constraint.kind == "json_schema":

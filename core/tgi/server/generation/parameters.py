@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, final
 
@@ -271,6 +271,8 @@ class TextRequest:
     output_style: OutputStyle = PLAIN
     max_reasoning_tokens: int | None = None  # None = no limit
     reasoning_field: str = "thinking_token_budget"  # names the limit in error messages
+    # Creates the same request without tools, if the model may decline all tools.
+    without_tools: Callable[[], Awaitable[TextRequest]] | None = None
 
     @property
     def is_guided(self) -> bool:

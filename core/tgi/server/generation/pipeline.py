@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar, final
 
 import msgspec
@@ -27,6 +28,7 @@ from tgi.errors import (
 )
 from tgi.scheduler import Request
 from tgi.server.generation.concurrency import run_all
+from tgi.server.generation.declined_tools import DecliningGeneration, TokenStream
 from tgi.server.generation.guidance import GuidanceCompiler
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
@@ -101,7 +103,8 @@ class Admission:
         candidate = self._candidate(request)
         check(PARAMETER_RULES, candidate)
         token_ids = await self._token_ids(request)
-        candidate = replace(candidate, token_ids=tuple(token_ids))
+        sampling = candidate.sampling
+        candidate = self._candidate(request, tuple(token_ids))
         check(TOKEN_RULES, candidate)
         self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
         guidance = await self._guidance_of(candidate) if request.is_guided else None
@@ -112,7 +115,7 @@ class Admission:
             request_id=secrets.token_hex(8),
             prompt_token_ids=token_ids if start is None else [start],
             encoder_token_ids=[] if start is None else token_ids,
-            sampling=candidate.sampling,
+            sampling=sampling,
             seed=first_seed,
             max_new_tokens=candidate.max_new_tokens,
             eos_token_ids=eos_token_ids,
@@ -139,8 +142,8 @@ class Admission:
             self._metrics.count_rejected_grammar()
             raise
 
-    def _candidate(self, request: TextRequest) -> Candidate:
-        return Candidate(request, self._config, self._engine.agreement)
+    def _candidate(self, request: TextRequest, token_ids: tuple[int, ...] = ()) -> Candidate:
+        return Candidate(request, self._config, self._engine.agreement, token_ids)
 
     async def _token_ids(self, request: TextRequest) -> list[int]:
         if request.prompt_token_ids is not None:
@@ -217,7 +220,7 @@ class GenerationPipeline:
         return await run_until_disconnect(call.receive, works)
 
     @asynccontextmanager
-    async def stream(self, request: TextRequest) -> AsyncIterator[Generation]:
+    async def stream(self, request: TextRequest) -> AsyncIterator[TokenStream]:
         """Start the generation for a prompt. The generated tokens can be read inside the block.
         Entering the block raises `RequestError` if the request is rejected. When the block ends,
         the concurrency slots are released and unfinished sequences are aborted.
@@ -243,23 +246,38 @@ class GenerationPipeline:
         return [_with_tokens(sequence_tokens) for sequence_tokens in tokens]
 
     @asynccontextmanager
-    async def _open(self, request: TextRequest, received: float) -> AsyncIterator[Generation]:
+    async def _open(self, request: TextRequest, received: float) -> AsyncIterator[TokenStream]:
         with self._limiter.hold(current_client.get(), request.num_sequences):
-            admitted = await self._admission.admit(request)
-            seconds = time.perf_counter() - received
-            with closing(
-                Generation(
-                    self._engine,
-                    self._tokenizer,
-                    request,
-                    admitted,
-                    self._note_success,
-                    validation_seconds=seconds,
-                )
-            ) as generation:
-                yield generation
+            first = await self._begin(request, received)
+            stream: TokenStream = first
+            if request.without_tools is not None:
+                second = partial(self._begin_without_tools, request.without_tools)
+                stream = DecliningGeneration(first, second)
+            with closing(stream):
+                yield stream
+
+    async def _begin(self, request: TextRequest, received: float) -> Generation:
+        """Submit the sequences of a request to the engine."""
+        admitted = await self._admission.admit(request)
+        seconds = time.perf_counter() - received
+        return Generation(
+            self._engine,
+            self._tokenizer,
+            request,
+            admitted,
+            self._note_success,
+            validation_seconds=seconds,
+        )
+
+    async def _begin_without_tools(
+        self, without_tools: Callable[[], Awaitable[TextRequest]]
+    ) -> Generation:
+        received = time.perf_counter()
+        return await self._begin(await without_tools(), received)
 
     def _note_success(self, sequence: GeneratedSequence) -> None:
+        if sequence.parts is not None and sequence.parts.has_declined:
+            return  # The second output is counted.
         times = sequence.times
         self._metrics.observe_success(times)
         if (span := current_span.get()) is not None:

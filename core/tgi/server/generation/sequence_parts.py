@@ -26,6 +26,11 @@ class SequenceParts:
         """Number of complete tool calls so far."""
         return self._parser.num_complete_calls
 
+    @property
+    def has_declined(self) -> bool:
+        """Whether the model wrote that no tool is suitable. Such an output has no parts."""
+        return self._parser.has_declined
+
     def is_marker(self, special_text: str) -> bool:
         """Whether the parser needs the special token with this text."""
         return special_text in self._markers

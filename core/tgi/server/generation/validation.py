@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import msgspec
@@ -40,6 +41,17 @@ __all__ = [
 
 _CLIPPED_NEW_TOKENS = 1024
 _MAX_FREQUENCY_PENALTY = 2.0
+
+_DEFAULT_SAMPLING = SamplingParams()
+# The name in the agreement with the backend, the field of `SamplingParams` and the parameter of the
+# request. `top_n_tokens` has another name in OpenAI's API.
+_SAMPLING_FIELDS = (
+    ("watermark", "watermark_gamma", "watermark"),
+    ("repetition_penalty", "repetition_penalty", "repetition_penalty"),
+    ("relative_frequency_penalty", "relative_frequency_penalty", "frequency_penalty"),
+    *((name, name, name) for name in ("frequency_penalty", "presence_penalty", "temperature")),
+    *((name, name, name) for name in ("top_k", "top_p", "typical_p", "top_n_tokens")),
+)
 
 
 @final
@@ -77,7 +89,7 @@ class Candidate:
         requested = self.parameters.max_new_tokens
         return free if requested is None else min(requested, free)
 
-    @property
+    @cached_property
     def sampling(self) -> SamplingParams:
         """The sampling parameters for the engine."""
         parameters, config, agreement = self.parameters, self.config, self.agreement
@@ -239,31 +251,17 @@ def _logit_bias_agreement(candidate: Candidate) -> None:
 def _sampling_agreement(candidate: Candidate) -> None:
     """Reject parameters that the backend does not support and values above its maximum."""
     sampling, agreement = candidate.sampling, candidate.agreement
-    used = {
-        "watermark": ("watermark", sampling.watermark_gamma, 0.0),
-        "repetition_penalty": ("repetition_penalty", sampling.repetition_penalty, 1.0),
-        "relative_frequency_penalty": (
-            "frequency_penalty",
-            sampling.relative_frequency_penalty,
-            0.0,
-        ),
-        "frequency_penalty": ("frequency_penalty", sampling.frequency_penalty, 0.0),
-        "presence_penalty": ("presence_penalty", sampling.presence_penalty, 0.0),
-        "temperature": ("temperature", sampling.temperature, 1.0),
-        "top_k": ("top_k", sampling.top_k, 0),
-        "top_p": ("top_p", sampling.top_p, 1.0),
-        "typical_p": ("typical_p", sampling.typical_p, 1.0),
-        "top_n_tokens": (candidate.protocol.top_n_tokens, sampling.top_n_tokens, 0),
-    }
-    for field, (parameter, value, default) in used.items():
-        if value == default:
+    for name, field, parameter in _SAMPLING_FIELDS:
+        value = getattr(sampling, field)
+        if value == getattr(_DEFAULT_SAMPLING, field):
             continue
-        if field not in agreement.sampling:
-            raise _unsupported(parameter, candidate)
-        cap = agreement.sampling_caps.get(field)
+        shown = candidate.protocol.top_n_tokens if name == "top_n_tokens" else parameter
+        if name not in agreement.sampling:
+            raise _unsupported(shown, candidate)
+        cap = agreement.sampling_caps.get(name)
         if cap is not None and value > cap:
             raise ValidationError(
-                f"`{parameter}` must be <= {cap:g} with the backend"
+                f"`{shown}` must be <= {cap:g} with the backend"
                 f" `{candidate.config.backend_name}`. Given: {value}"
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import final
 
 import msgspec
@@ -23,12 +23,11 @@ from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import ErrorResponse, JsonBlocks, error_body, json_response
 from tgi.server.http.sse import EventStream, event
 from tgi.server.native.response_bodies import details, format_stream_response
-from tgi.server.native.response_schemas import GenerateResponse, SimpleToken
+from tgi.server.native.response_schemas import GenerateResponse
 from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.state import ServerState
-from tgi.text import TokenSpan
 
-__all__ = ["NativeRoutes", "format_tokens", "native_request"]
+__all__ = ["NativeRoutes", "native_request"]
 
 
 @final
@@ -70,7 +69,7 @@ class NativeRoutes:
         """
         _, body = await self._pipeline.read(http_request, GenerateRequest)
         with self._pipeline.slot():
-            blocks = await self._state.tokenizer.format_tokens(body.inputs, format_tokens)
+            blocks = await self._state.tokenizer.format_tokens(body.inputs)
             return JsonBlocks([b"[", *blocks, b"]"])
 
     async def _response(
@@ -114,11 +113,6 @@ class NativeRoutes:
             yield event(format_json(ErrorResponse(error.text, "incomplete_generation_stream")))
         except RequestError as error:
             yield event(error_body(error).decode())
-
-
-def format_tokens(tokens: Sequence[TokenSpan]) -> bytes:
-    """Tokens of a text as JSON objects with commas between them."""
-    return msgspec.json.encode([SimpleToken(t.id, t.text, t.start, t.stop) for t in tokens])[1:-1]
 
 
 def native_request(prompt: str, parameters: GenerateParameters) -> TextRequest:

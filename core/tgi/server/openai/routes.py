@@ -32,7 +32,6 @@ from tgi.server.generation.pipeline import (
 from tgi.server.generation.protocols import CHAT, COMPLETIONS, ClientProtocol
 from tgi.server.http.responses import JsonBlocks, json_response
 from tgi.server.http.sse import DONE, EventStream, event
-from tgi.server.native.routes import format_tokens
 from tgi.server.openai.chat_parts import PartChunkWriter, chat_choice
 from tgi.server.openai.errors import openai_error_event
 from tgi.server.openai.requests import chat_request, completion_requests
@@ -125,9 +124,7 @@ class OpenAIRoutes:
         with self._pipeline.counted():
             prompt = (await chat_request(body, self._state)).prompt
         with self._pipeline.slot():
-            blocks = await self._state.tokenizer.format_tokens(
-                prompt, format_tokens, add_special_tokens=False
-            )
+            blocks = await self._state.tokenizer.format_tokens(prompt, add_special_tokens=False)
         # The first `[]` is the empty list of tokens, because its field is the first of the record.
         response = await asyncio.to_thread(msgspec.json.encode, ChatTokenizeResponse([], prompt))
         head, tail = response.split(b"[]", 1)
@@ -243,8 +240,6 @@ class OpenAIRoutes:
         has_begun = False
         try:
             async with self._pipeline.stream(part.request) as generation:
-                if counts is not None:
-                    counts.prompt_tokens += generation.input_length
                 has_begun = True
                 yield part.opening()
                 async for tokens in generation:
@@ -256,6 +251,7 @@ class OpenAIRoutes:
                     response.count_reasoning(tokens)
                     yield "".join([part_writer.events(token) for token in tokens])
                 if counts is not None:
+                    counts.prompt_tokens += generation.input_length
                     counts.cached_tokens += generation.num_cached_tokens
         except RequestError as error:
             if not has_begun:

@@ -32,7 +32,9 @@ class OutputParser:
 
     def __init__(self, style: OutputStyle) -> None:
         self._reader = TextReader()
-        self._writer = PartWriter({tool.name for tool in style.tools})
+        self._writer = PartWriter(
+            {tool.name for tool in style.tools}, may_decline=style.may_decline
+        )
         self._parsing = _parse(style, self._reader, self._writer)
         self._advance()
 
@@ -45,6 +47,11 @@ class OutputParser:
     def num_complete_calls(self) -> int:
         """Number of complete tool calls so far."""
         return self._writer.num_complete_calls
+
+    @property
+    def has_declined(self) -> bool:
+        """Whether the model wrote that no tool is suitable. Such an output has no parts."""
+        return self._writer.has_declined
 
     def push(self, text: str) -> list[OutputPart]:
         """Add text. Returns the parts that are known now."""

@@ -26,8 +26,10 @@ class PartWriter:
     end of a text is therefore written only when more text follows, or when the output ends.
     """
 
-    def __init__(self, tool_names: Collection[str]) -> None:
+    def __init__(self, tool_names: Collection[str], *, may_decline: bool = False) -> None:
         self.is_reasoning = False
+        self.may_decline = may_decline  # see `OutputStyle`
+        self.has_declined = False  # the model wrote that no tool is suitable
         self.num_complete_calls = 0
         self._tool_names = tool_names
         self._num_calls = 0

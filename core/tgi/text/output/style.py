@@ -98,6 +98,9 @@ class OutputStyle:
     is_reasoning_open: bool = False  # the prompt ends inside the reasoning
     tool_format: ToolFormat | None = None  # None = the output contains no tool calls
     tools: tuple[ToolDefinition, ...] = ()
+    # The output is dropped if the model writes that no tool is suitable. In TGI's format, the model
+    # then calls `no_tool`.
+    may_decline: bool = False
 
     @property
     def markers(self) -> frozenset[str]:

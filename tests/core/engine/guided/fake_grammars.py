@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 
 EOS = 99
 VOCAB_SIZE = 100

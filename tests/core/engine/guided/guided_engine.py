@@ -52,6 +52,9 @@ class Frontend:
                 self._live.discard(message.sequence_id)
         return messages if self._live or messages else [Shutdown()]
 
+    def is_quiet(self, seconds):
+        return seconds > 0
+
     def send(self, message):
         assert isinstance(message, StepReport)
         self.reports.append(message)

@@ -8,7 +8,7 @@ from tests.core.engine.engine_setup import request
 from tgi.engine.guidance import GuidanceManager
 from tgi.engine.messages import AbortSequence, AddSequence, GuidanceStats, SetVocabulary
 from tgi.grammar.constraint import GrammarError
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.testing.doubles.null_script import NullFailure
 from tgi.types import FinishReason
 

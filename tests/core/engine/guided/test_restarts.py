@@ -13,7 +13,7 @@ from tests.core.engine.virtual_time import run
 from tgi.backend import SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import AddSequence, SetVocabulary
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.types import FinishReason, Guidance
 
 EOS = 99

@@ -29,7 +29,7 @@ from tgi.engine.messages import AddSequence, Shutdown
 from tgi.grammar.compile import compile_constraint
 from tgi.grammar.constraint import Constraint
 from tgi.grammar.pool import MatcherPool
-from tgi.grammar.vocabulary import VocabularyData
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.types import Guidance
 
@@ -68,6 +68,9 @@ class Connection:
     def receive(self, *, wait):
         messages, self._messages = self._messages, []
         return messages if self._num_left else [Shutdown()]
+
+    def is_quiet(self, seconds):
+        return seconds > 0
 
     def send(self, message):
         assert not [output for output in message.outputs if output.error]

@@ -56,11 +56,34 @@ def marked_tokenizer(tiny_model):
     return dataclasses.replace(tokenizer, special_ids=tokenizer.special_ids | ids)
 
 
+class ScriptedEngine(FakeEngine):
+    """An engine with other outputs for each sequence. The last outputs are repeated."""
+
+    def __init__(self, outputs):
+        super().__init__([])
+        self._scripts = list(outputs)
+
+    def submit(self, request, outputs):
+        self.outputs = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        return super().submit(request, outputs)
+
+
+def outputs_of(tokenizer, text, finish):
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if finish is FinishReason.EOS_TOKEN:
+        ids.append(tokenizer.eos_token_ids[0])
+    return [
+        SequenceOutput(0, [token], finish if place == len(ids) - 1 else None, logprobs=[LOGPROB])
+        for place, token in enumerate(ids)
+    ]
+
+
 @pytest.fixture
 def send(make_client, make_template, tokenizer):
     """Return a function that sends a body and returns the response: `await send(path, output,
-    field=value, …)`. The engine returns the tokens of the text `output`. A stream is returned as a
-    list of its parsed events.
+    field=value, …)`. The engine returns the tokens of the text `output`. If `output` is a list, the
+    sequences have different texts. A stream is returned as a list of its parsed events. The list
+    `engines` of the function contains the engines of all requests.
     """
 
     async def run(
@@ -73,17 +96,11 @@ def send(make_client, make_template, tokenizer):
         template=TEMPLATE,
         **fields,
     ):
-        ids = tokenizer.encode(output, add_special_tokens=False).ids
-        if finish is FinishReason.EOS_TOKEN:
-            ids.append(tokenizer.eos_token_ids[0])
-        outputs = [
-            SequenceOutput(
-                0, [token], finish if place == len(ids) - 1 else None, logprobs=[LOGPROB]
-            )
-            for place, token in enumerate(ids)
-        ]
+        texts = [output] if isinstance(output, str) else output
+        engine = ScriptedEngine([outputs_of(tokenizer, text, finish) for text in texts])
+        run.engines.append(engine)
         client = make_client(
-            FakeEngine(outputs),
+            engine,
             output_formats=formats,
             tokenizer=tokenizer,
             chat_template=make_template(template),
@@ -96,4 +113,5 @@ def send(make_client, make_template, tokenizer):
         assert response.status_code == 200, response.text
         return READERS[path](response.text) if fields.get("stream") else response.json()
 
+    run.engines = []
     return run

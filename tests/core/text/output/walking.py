@@ -19,7 +19,8 @@ from tests.core.text.output.samples import (
 )
 from tgi.grammar.compile import compile_constraint
 from tgi.grammar.matcher import Matcher
-from tgi.grammar.vocabulary import Vocabulary, VocabularyData
+from tgi.grammar.vocabulary import Vocabulary
+from tgi.grammar.vocabulary_data import VocabularyData
 from tgi.text.output import OutputFormats
 from tgi.types import Guidance
 

@@ -65,6 +65,9 @@ class TgiFormat:
         """See `ToolFormat`."""
         del tools
         yield from parse_unmarked(reader, writer, _read)
+        if writer.has_declined:
+            yield from reader.rest(_drop)
+            return
         if not writer.num_calls:
             yield from parse_unmarked(reader, writer, read_call)
         yield from reader.rest(writer.text)
@@ -96,12 +99,19 @@ def _around(name: str) -> tuple[str, str]:
     return f'{{"name": {name}, "parameters": ', "}"
 
 
+def _drop(text: str) -> None:
+    """Ignore the text after a `no_tool`."""
+
+
 def _read(reader: TextReader, writer: PartWriter) -> Parsing[bool]:
     if not (yield from _first_key(reader, _FUNCTION)):
         return False
     if not (yield from _first_key(reader, _NAME)):
         return False
     name = yield from reader.string()
+    if name == NO_TOOL and writer.may_decline and not writer.has_tool(NO_TOOL):
+        writer.has_declined = True
+        return True
     if name is None or not writer.has_tool(name):
         return False
     yield from reader.space()

@@ -1,0 +1,1 @@
+"""Tokenizes long texts in a separate process."""
