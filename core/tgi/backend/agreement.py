@@ -42,6 +42,7 @@ version and its minor version is not higher than this minor version.
 FEATURES = frozenset(
     {
         "prefix_cache",
+        "state_snapshots",
         "mask",
         "late_mask",
         "device_token",
