@@ -75,8 +75,13 @@ class NativeDecoder:
         assert expert is None, f"{parameter}: the kernels do not support experts"
         self.weights.write(parameter, axis, start, piece)
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
-        """Allocate the cache, buffers and threads for steps within `limits`."""
+    def with_cache(
+        self, num_blocks: int, block_size: int, limits: Limits, num_states: int = 0
+    ) -> NativeModel:
+        """Allocate the cache, buffers and threads for steps within `limits`. States are not
+        allocated, because the native kernels do not support models with a recurrent state.
+        """
+        del num_states
         assert block_size == BLOCK_TOKENS, (
             f"the kernels use blocks of {BLOCK_TOKENS} tokens, not {block_size}"
         )
@@ -141,6 +146,9 @@ class NativeModel:
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks in every layer. `sources` and `targets` are int64 [N]."""
         self._cache.copy_blocks(sources.numpy(), targets.numpy())
+
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Do nothing, because the native kernels do not support models with a recurrent state."""
 
     def release_state(self, state: int) -> None:
         """Do nothing, because the native kernels do not support models with a recurrent state."""

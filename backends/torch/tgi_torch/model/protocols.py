@@ -47,6 +47,12 @@ class Model(Protocol):
         All sources are read before any target is written.
         """
 
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole states in every recurrent layer. `sources` and `targets` are int64 [N].
+
+        All sources are read before any target is written.
+        """
+
     def release_state(self, state: int) -> None:
         """Release the state with index `state` in cache group `state`. The runner calls this method
         when the sequence of this state has ended.
@@ -80,8 +86,11 @@ class LoadedModel(Protocol):
     def is_chunked(self) -> bool:
         """Whether a prompt may be computed in chunks."""
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> Model:
-        """Reserve a cache and all other memory that steps within `limits` need.
+    def with_cache(
+        self, num_blocks: int, block_size: int, limits: Limits, num_states: int = 0
+    ) -> Model:
+        """Reserve a cache and all other memory that steps within `limits` need. `num_states` is the
+        number of recurrent states, including those of snapshots.
 
         Raises MemoryError or RuntimeError if memory runs out.
         """

@@ -92,13 +92,15 @@ class TransformersModel:
         """Number of tokens in a block."""
         return self._block_size
 
-    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> TransformersModel:
+    def with_cache(
+        self, num_blocks: int, block_size: int, limits: Limits, num_states: int = 0
+    ) -> TransformersModel:
         """Set the number and size of the blocks.
 
         No memory is reserved. The cache object of a sequence grows with the sequence, up to the
         size of the sequence's blocks.
         """
-        del limits
+        del limits, num_states
         self._num_blocks, self._block_size = num_blocks, block_size
         return self
 
@@ -110,6 +112,9 @@ class TransformersModel:
         """Do nothing, because blocks contain no data. Features that copy blocks are not
         negotiated.
         """
+
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Do nothing, because snapshots are not negotiated."""
 
     def release_state(self, state: int) -> None:
         """Release the cache object of the sequence that used `state`."""
