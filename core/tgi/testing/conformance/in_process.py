@@ -31,6 +31,7 @@ from tgi.testing.conformance.checks import (
     sampling,
     several_tokens,
     sharding,
+    snapshots,
     steps,
     steps_in_flight,
     supervision,
@@ -57,7 +58,7 @@ _MODULES = (
     endurance,
 )
 _MOST_FRAMES = 20
-_FEATURE_MODULES = (adapters, several_tokens, steps_in_flight, prefix, features)
+_FEATURE_MODULES = (adapters, several_tokens, steps_in_flight, prefix, snapshots, features)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(
