@@ -24,6 +24,7 @@ from tests.core.scheduler.fingerprints import (
     start_print,
     top_arrays,
 )
+from tests.core.scheduler.state_copies import check_copies, copy_states, state_groups
 from tgi.backend import (
     TOKEN_ON_DEVICE,
     Agreement,
@@ -93,7 +94,7 @@ class CheckingWorker:
                 first, last = rows.new_block_ptr[group][row : row + 2]
                 self.places[handle] |= {(group, block) for block in blocks[first:last].tolist()}
         assert len(self.places) <= limits.max_sequences
-        copied = self._check_copies(step, in_use)
+        copied = check_copies(self.agreement, step, self.places, in_use)
         self._check_rows(step)
         self._check_encoders(step)
         self._check_masks(step)
@@ -145,50 +146,6 @@ class CheckingWorker:
             assert (rows.sample[rows.max_tokens > 1] == 1).all()
             assert not open_handles(rows) & begun
             assert self.agreement.has("multi_token") or not open_handles(rows)
-
-    def _check_copies(self, step, in_use):
-        """Check that each copy restores a snapshot for a new sequence, or takes a snapshot of a
-        sequence with a row in this step. Returns the blocks of the snapshots.
-        """
-        states = {place for places in self.places.values() for place in places}
-        restored = {
-            (g, int(new.block_tables[g][0]))
-            for new in step.added
-            if new.num_computed_tokens
-            for g in self._state_groups()
-        }
-        running = set().union(*(self.places[h] for h in step.rows.sequence.tolist()))
-        snapshots, targets = set(), []
-        for g, (sources, copied_to) in enumerate(
-            zip(step.copy_source, step.copy_target, strict=True)
-        ):
-            assert self.agreement.kv_cache.groups[g].kind == "state" or not len(sources)
-            for source, target in zip(sources.tolist(), copied_to.tolist(), strict=True):
-                targets.append((g, target))
-                if (g, target) in restored:
-                    snapshots.add((g, source))
-                else:
-                    assert (g, source) in running
-                    assert (g, target) not in in_use, "a step in flight uses the block"
-                    snapshots.add((g, target))
-        assert len(set(targets)) == len(targets)
-        assert restored <= set(targets), "a cached prefix has no state"
-        assert not snapshots & states, "a snapshot is the state of a sequence"
-        assert not snapshots or self.agreement.has("state_snapshots")
-        return snapshots
-
-    def _state_groups(self):
-        groups = enumerate(self.agreement.kv_cache.groups)
-        return [g for g, group in groups if group.kind == "state"]
-
-    def _copy(self, step):
-        pairs = enumerate(zip(step.copy_source, step.copy_target, strict=True))
-        values = {
-            ("state", g, target): self.memory.get(("state", g, source))
-            for g, (sources, targets) in pairs
-            for source, target in zip(sources.tolist(), targets.tolist(), strict=True)
-        }
-        self.memory |= values
 
     def _check_rows(self, step):
         limits, rows = self.agreement.limits, step.rows
@@ -287,11 +244,11 @@ class CheckingWorker:
                 self.sequences[handle].tables[group] += blocks[first:last].tolist()
         if self.failures is not None and self.failures.random() < 0.03:
             if self.failures.random() < 0.5:  # a failed step may have copied blocks
-                self._copy(step)
+                copy_states(step, self.memory)
             for handle in step.rows.sequence.tolist():
                 self.sequences[handle].is_broken = True
             return step, None
-        self._copy(step)
+        copy_states(step, self.memory)
         return step, self._run(step)
 
     def _run(self, step):
@@ -396,7 +353,7 @@ class CheckingWorker:
     def _state_places(self, new):
         if self.agreement.kv_cache.mode == "slots":
             return []
-        return [("state", g, int(new.block_tables[g][0])) for g in self._state_groups()]
+        return [("state", g, int(new.block_tables[g][0])) for g in state_groups(self.agreement)]
 
     def _cross_places(self, new):
         """Return the places of the encoder tokens in the first cross-attention group. The other

@@ -31,7 +31,6 @@ from tgi.testing.conformance.checks import (
     sampling,
     several_tokens,
     sharding,
-    snapshots,
     steps,
     steps_in_flight,
     supervision,
@@ -58,7 +57,7 @@ _MODULES = (
     endurance,
 )
 _MOST_FRAMES = 20
-_FEATURE_MODULES = (adapters, several_tokens, steps_in_flight, prefix, snapshots, features)
+_FEATURE_MODULES = (adapters, several_tokens, steps_in_flight, prefix, features)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(

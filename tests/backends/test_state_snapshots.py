@@ -81,6 +81,7 @@ class Server:
 @pytest.fixture
 def start_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
     workers = []
 
     def start(path: Path, **requested: int) -> Server:
