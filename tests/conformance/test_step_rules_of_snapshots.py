@@ -119,14 +119,11 @@ def test_a_broken_rule_is_named(case):
 def test_a_block_of_a_step_in_flight_is_not_a_target():
     limits = replace(AGREEMENT.limits, depth=2)
     rules = StepRules(replace(AGREEMENT, limits=limits))
-    send(rules, TAKEN[:1])
-    rules.submit(TAKEN[1])
-    third = step(rows((1, 0, 8)), added=[new(1, 1)], step_id=2)
-    rules.collect()
-    rules.submit(third)
-    fourth = step(rows((1, 8, 2)), dropped=[0], step_id=3, **copies((1, 1)))
+    send(rules, [step(rows((0, 0, 8), (1, 0, 8)), added=[new(0, 0), new(1, 1)], step_id=0)])
+    rules.submit(step(rows((0, 8, 2)), step_id=1, **copies((0, 3))))
+    second = step(rows((1, 8, 2)), step_id=2, **copies((1, 3)))
     with pytest.raises(BrokenRuleError, match="is in use"):
-        rules.submit(fourth)
+        rules.submit(second)
 
 
 def test_snapshots_must_be_negotiated():

@@ -21,9 +21,11 @@ from tests.core.scheduler.simulation import (
     Simulation,
     make_agreement,
 )
-from tgi.backend import CacheGroup, KVCachePlan
-from tgi.scheduler import Scheduler, SchedulerConfig
-from tgi.scheduler.state_snapshots import SeenPrefixes
+from tgi.backend import CacheGroup, KVCachePlan, Limits
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
+from tgi.scheduler.block_manager import BlockContext
+from tgi.scheduler.sequence import Sequence
+from tgi.scheduler.state_snapshots import SeenPrefixes, StateSnapshots
 
 SNAPSHOTS = (*FEATURES, "state_snapshots")
 SYSTEM = [7, 3, 9, 1, 8, 2, 6, 4, 5, 0, 3, 3, 1, 9, 2, 8, 8, 4, 6, 1]  # 5 blocks of 4 tokens
@@ -136,6 +138,7 @@ def test_a_snapshot_is_evicted_with_its_block():
     cache = simulation.scheduler._state.cache
     assert cache.snapshots.num_cached == 1
     cached_tokens(simulation, list(range(20, 80)))  # uses all blocks
+    assert cache.snapshots.num_cached == 1
     assert cached_tokens(simulation, prompt) == (0, 23)
 
 
@@ -172,6 +175,37 @@ def test_a_failed_step_keeps_no_snapshot():
     assert simulation.scheduler._state.cache.snapshots.num_cached == 0
     simulation.worker.sequences.clear()
     simulation.scheduler.schedule()
+
+
+def test_a_snapshot_of_a_failed_chunk_is_not_kept():
+    simulation = simulate(kinds=("state",), depth=2)
+    simulation.add([*SYSTEM, 1, 2, 3], 2)
+    chunk, tail = simulation.submit(), simulation.submit()
+    assert (len(chunk.copy_source), len(tail.copy_source)) == (0, 1)
+    simulation.worker.collect()
+    simulation._receive(simulation.scheduler.fail_step(chunk.step_id, "no memory", True))
+    simulation.worker.sequences[0].is_broken = True
+    simulation.collect()
+    assert simulation.scheduler.stats().num_cached_blocks == 0
+    simulation.run()
+    assert simulation.scheduler.stats().num_cached_blocks == 1
+    simulation.assert_ended_as_alone()
+
+
+@pytest.mark.parametrize("has_block", [True, False])
+def test_a_snapshot_without_its_block_is_not_kept(has_block):
+    plan = KVCachePlan("paged", 4, (CacheGroup("full", 9), CacheGroup("state", 4)))
+    snapshots = StateSnapshots(plan, Limits(64, 2, 64), b"k" * 32, lambda _: has_block)
+    request = Request("r", SYSTEM, GREEDY, 0, 1)
+    sequence = Sequence.of(
+        0, request, [], block_context=BlockContext(4, b"", b""), max_total_tokens=64, arrival_ns=0
+    )
+    sequence.sequence_slot = snapshots.allocate()
+    snapshots.cache.extend_hashes(sequence.block_hashes, SYSTEM, 4, sequence.block_context.extra)
+    snapshots.plan(sequence, 4)
+    sequence.num_submitted_tokens = 16
+    snapshots.complete([snapshots.save(sequence)], is_valid=True)
+    assert snapshots.num_cached == has_block
 
 
 def test_an_emptied_cache_has_no_snapshots():
