@@ -23,6 +23,7 @@ __all__ = ["SeenPrefixes", "StateCopy", "StateSnapshots"]
 # A snapshot is taken only if it saves the computation of at least this number of blocks, because it
 # divides the prompt into one more row.
 _MIN_BLOCKS = 4
+_MAX_CHUNK_ENDS = 4  # snapshots of one prompt at the ends of its largest chunks
 # If the memory of a block is allocated at its first use, more snapshots than this are kept only in
 # blocks that sequences have already used.
 _KEPT_SNAPSHOTS = 16
@@ -78,10 +79,10 @@ class StateSnapshots:
     running sequence, or a snapshot, or it is free. If no block is free, the least recently used
     snapshot is evicted.
 
-    A snapshot is taken at two positions of a prompt: after its last full block, and at the end of
-    the blocks that it shares with a recent prompt. The last token of a prompt is always computed,
-    so the last full block ends before it. A snapshot is copied in the step with the sequence's next
-    row. It can be restored after this step was collected.
+    Snapshots of a prompt are taken after its last full block, at the end of the blocks that it
+    shares with a recent prompt, and at the ends of some of its largest chunks. The last token of a
+    prompt is always computed, so the last full block ends before it. A snapshot is copied in the
+    step with the sequence's next row. It can be restored after this step was collected.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class StateSnapshots:
         # Snapshots are a multiple of this number of blocks apart, so that the rows between them are
         # legal chunks.
         self._step = math.lcm(plan.block_size, limits.chunk_multiple) // plan.block_size
+        self._chunk = self._aligned(limits.max_step_tokens // plan.block_size)  # in blocks
         self._seen = SeenPrefixes()
         # Hashes of snapshots that a running sequence will take.
         self._claimed: set[bytes] = set()
@@ -155,15 +157,17 @@ class StateSnapshots:
         hashes = sequence.block_hashes
         if sequence.num_common_blocks < 0:
             sequence.num_common_blocks = self._seen.add(hashes[:num_blocks])
-        last = sequence.num_computed_tokens // self._block_size
-        for end in sorted({min(sequence.num_common_blocks, num_blocks), num_blocks}):
-            count = end - end % self._step
-            if count - last < _MIN_BLOCKS:
-                continue
-            last, block_hash = count, hashes[count - 1]
+        first = sequence.num_computed_tokens // self._block_size
+        common = min(sequence.num_common_blocks, num_blocks)
+        ends = [first]
+        for end in map(self._aligned, [common, num_blocks, *self._chunk_ends(first, num_blocks)]):
+            if end > first and min(abs(end - other) for other in ends) >= _MIN_BLOCKS:
+                ends.append(end)
+        for end in sorted(ends[1:]):
+            block_hash = hashes[end - 1]
             if block_hash not in self._claimed and self.cache.get(block_hash) is None:
                 self._claimed.add(block_hash)
-                sequence.snapshot_positions.append(count * self._block_size)
+                sequence.snapshot_positions.append(end * self._block_size)
 
     def restore(self, sequence: Sequence) -> StateCopy:
         """Return the copy that restores the snapshot that was held for a sequence."""
@@ -218,6 +222,20 @@ class StateSnapshots:
     def forget_cached(self) -> None:
         """Evict all snapshots, because their content is lost."""
         self._states.forget_cached()
+
+    def _aligned(self, num_blocks: int) -> int:
+        """Round a number of blocks down, so that it is a legal position of a snapshot."""
+        return num_blocks - num_blocks % self._step
+
+    def _chunk_ends(self, first: int, num_blocks: int) -> range:
+        """Return ends of the largest chunks between block `first` and block `num_blocks`, at equal
+        distances.
+        """
+        if self._chunk < _MIN_BLOCKS:
+            return range(0)
+        num_chunks = (num_blocks - first) // self._chunk
+        distance = self._chunk * max(1, -(-num_chunks // _MAX_CHUNK_ENDS))
+        return range(first + distance, num_blocks, distance)
 
     def check(self, states: Iterable[int], running: Iterable[Sequence]) -> None:
         """Raise AssertionError if a block is lost or used twice, or if a snapshot is claimed by a

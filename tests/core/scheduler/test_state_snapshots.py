@@ -78,6 +78,34 @@ def test_a_snapshot_is_taken_where_two_prompts_diverge():
     simulation.assert_ended_as_alone()
 
 
+@pytest.mark.parametrize(
+    ("num_blocks", "expected"),
+    [
+        (5, [16]),
+        (9, [16, 32]),
+        (17, [16, 32, 48, 64]),
+        (22, [32, 64, 84]),
+        (40, [48, 96, 156]),
+    ],
+)
+def test_long_prompts_take_snapshots_at_the_ends_of_chunks(num_blocks, expected):
+    simulation = simulate(num_blocks=80, max_step_tokens=18, max_total_tokens=300)
+    simulation.add([n % 90 for n in range(4 * num_blocks)], 1)
+    simulation.run()
+    taken = [
+        int(step.rows.start[0]) for step in simulation.steps if step.copy_source and not step.added
+    ]
+    assert taken == expected
+
+
+def test_the_second_long_prompt_continues_from_the_end_of_a_chunk():
+    simulation = simulate(num_blocks=80, max_step_tokens=32, max_total_tokens=300)
+    system = [n % 90 for n in range(80)]
+    assert cached_tokens(simulation, [*system, 1, 2, 3, 4, 5]) == (0, 85)
+    assert cached_tokens(simulation, [*system, 6, 7, 8, 9, 5]) == (64, 21)
+    assert cached_tokens(simulation, [*system, 9, 9, 9, 9, 5]) == (80, 5)
+
+
 def test_a_row_ends_where_a_snapshot_is_taken():
     simulation = simulate()
     simulation.add([*SYSTEM, 1, 2], 1)
