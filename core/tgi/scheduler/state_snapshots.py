@@ -170,7 +170,7 @@ class StateSnapshots:
                 sequence.snapshot_positions.append(end * self._block_size)
 
     def restore(self, sequence: Sequence) -> StateCopy:
-        """Return the copy that restores the snapshot that was held for a sequence."""
+        """Return the copy that restores the snapshot that `admit` chose for a sequence."""
         snapshot, sequence.restored_state = sequence.restored_state, -1
         self._in_flight[snapshot] += 1
         return StateCopy(snapshot, sequence.sequence_slot)
