@@ -13,6 +13,7 @@ from tests.conformance.faults.catalogue import FAULTS, HEALTHY
 from tests.conformance.faults.feature_wrappers import faulty_complete
 from tests.conformance.faults.features import FEATURE_FAULTS
 from tests.conformance.faults.overlapping import OVERLAPPING_FAULTS
+from tests.conformance.faults.snapshots import SNAPSHOT_FAULTS
 from tests.conformance.faults.wrappers import FaultyBackend
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi.testing.conformance.models import TinyModels
@@ -20,9 +21,11 @@ from tgi.testing.doubles.late_part import LatePart
 
 HEALTHY_LATE = faulty_complete(wrap=LatePart)
 CHECKS = {check.id: check for check in ALL_CHECKS}
-ALL_FAULTS = FAULTS | FEATURE_FAULTS | OVERLAPPING_FAULTS | BORDER_FAULTS | ACCURACY_FAULTS
+ALL_FAULTS = (
+    FAULTS | FEATURE_FAULTS | SNAPSHOT_FAULTS | OVERLAPPING_FAULTS | BORDER_FAULTS | ACCURACY_FAULTS
+)
 HEALTHY_BACKENDS = (
-    {check_id: faulty_complete() for _, check_id in FEATURE_FAULTS.values()}
+    {check_id: faulty_complete() for _, check_id in (FEATURE_FAULTS | SNAPSHOT_FAULTS).values()}
     | {check_id: HEALTHY_LATE for _, check_id in OVERLAPPING_FAULTS.values()}
     | HEALTHY_AT_BORDERS
     | HEALTHY_ACCURACY

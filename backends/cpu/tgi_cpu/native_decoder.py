@@ -94,9 +94,14 @@ class NativeDecoder:
         num_blocks: int,
         block_size: int,
         limits: Limits,
+        *,
+        num_states: int = 0,
         coding: CacheCoding | None = None,
     ) -> NativeModel:
-        """Allocate the cache, buffers and threads for steps within `limits`."""
+        """Allocate the cache, buffers and threads for steps within `limits`. States are not
+        allocated, because the native kernels do not support models with a recurrent state.
+        """
+        del num_states
         assert block_size == BLOCK_TOKENS, (
             f"the kernels use blocks of {BLOCK_TOKENS} tokens, not {block_size}"
         )
@@ -161,6 +166,9 @@ class NativeModel:
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks in every layer. `sources` and `targets` are int64 [N]."""
         self._cache.copy_blocks(sources.numpy(), targets.numpy())
+
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Do nothing, because the native kernels do not support models with a recurrent state."""
 
     def release_state(self, state: int) -> None:
         """Do nothing, because the native kernels do not support models with a recurrent state."""

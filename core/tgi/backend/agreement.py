@@ -42,6 +42,7 @@ version and its minor version is not higher than this minor version.
 FEATURES = frozenset(
     {
         "prefix_cache",
+        "state_snapshots",
         "mask",
         "late_mask",
         "device_token",
@@ -204,7 +205,11 @@ class Limits(Record, frozen=True):
 
 
 class CacheGroup(Record, frozen=True):
-    """Layers that share one block table. The core allocates blocks 0 … `num_blocks` - 1."""
+    """Layers that share one block table. The core allocates blocks 0 … `num_blocks` - 1.
+
+    In a group of the kind `state`, each running sequence has one block. With the feature
+    `state_snapshots`, the other blocks contain snapshots, so more blocks than sequences are useful.
+    """
 
     kind: Literal["full", "window", "state", "cross"]
     num_blocks: int

@@ -11,6 +11,20 @@ in the worker. The core chooses the handle when it introduces the sequence, and 
 the sequence was dropped.
 
 A worker processes a `SchedulerOutput` in this order: `dropped`, `added`, copies of blocks, rows.
+All sources are read before any target is written. If a step fails, the core assumes nothing about
+the content of the targets.
+
+**Snapshots of states** (feature `state_snapshots`). A block of a cache group `state` contains the
+state of all recurrent layers after the computed tokens of one sequence. The core copies such blocks
+in two cases:
+
+* A snapshot is taken in the step with a sequence's next row. The sequence's block is copied to a
+  block that belongs to no sequence.
+* A snapshot is restored in the step that introduces a sequence with `num_computed_tokens` above 0.
+  The snapshot is copied to the sequence's block, and the first row continues from this state. A
+  worker clears the state of a sequence only if the first row starts at position 0.
+
+A copy is bit-equal to its source.
 """
 
 from __future__ import annotations
@@ -133,7 +147,9 @@ class NewSequence(Record, frozen=True):
     request_id: str  # for logs only
     tokens: Int32Array  # [prompt + output so far]
     num_prompt_tokens: int
-    num_computed_tokens: int  # above 0 only with feature `prefix_cache`
+    # Above 0 only with feature `prefix_cache`. If there are `state` groups, `state_snapshots` is
+    # required too, and the step copies a snapshot to the sequence's block.
+    num_computed_tokens: int
     block_tables: list[Int32Array]  # one per cache group; empty in slots mode
     sampling: SamplingParams
     sequence_slot: int = -1

@@ -166,7 +166,9 @@ async def _start(
     for candidate in selection.candidates:
         display.log(f"  {candidate.name}: {candidate.status}")
     start = Start(
-        config, _requested(options, model), _scheduler_config(options, context.environment)
+        config,
+        _requested(options, model, context.environment),
+        _scheduler_config(options, context.environment),
     )
     engine = EngineClient(start, display.progress)
     parts.push_async_callback(_close, engine, server)
@@ -225,8 +227,10 @@ def _find_model(context: _Context, request: StartRequest) -> Model:
     return model
 
 
-def _requested(options: ServeOptions, model: Model) -> RequestedLimits:
+def _requested(options: ServeOptions, model: Model, environment: Environment) -> RequestedLimits:
     features = ["device_token", "late_mask", "logprobs", "mask", "multi_token", "prefix_cache"]
+    if environment.prefix_caching:
+        features.append("state_snapshots")
     if options.enable_prefill_logprobs or model.scores_prompts:
         features.append("prompt_logprobs")
     return RequestedLimits(

@@ -101,6 +101,10 @@ class PrefixCache:
             found.append(block)
         return found
 
+    def get(self, block_hash: bytes) -> int | None:
+        """Return the cached block with this hash, or None."""
+        return self._blocks.get(block_hash)
+
     def insert(self, block_hash: bytes, block: int) -> None:
         """Insert a computed block. If the cache already contains a block with the same content,
         this method has no effect.
@@ -109,9 +113,11 @@ class PrefixCache:
             self._blocks[block_hash] = block
             self._hashes[block] = block_hash
 
-    def forget(self, block: int) -> None:
-        """Remove a block whose content will be overwritten."""
-        del self._blocks[self._hashes.pop(block)]
+    def forget(self, block: int) -> bytes:
+        """Remove a block whose content will be overwritten. Returns its hash."""
+        block_hash = self._hashes.pop(block)
+        del self._blocks[block_hash]
+        return block_hash
 
     def check(self) -> None:
         """Raise AssertionError if the two directions of the map disagree."""
@@ -132,6 +138,7 @@ class BlockManager:
     block first. `max_cached` is set if the memory of a block is allocated at its first use. If the
     number of cached blocks then exceeds both `max_cached` and the maximum number of blocks that
     were used at once, a cached block is evicted before a block is used for the first time.
+    `on_evict` is called with the hash of each block that is evicted.
     """
 
     def __init__(
@@ -139,7 +146,9 @@ class BlockManager:
         num_blocks: int,
         prefix_cache: PrefixCache | None = None,
         max_cached: int | None = None,
+        on_evict: Callable[[bytes], None] | None = None,
     ) -> None:
+        self._on_evict = on_evict
         self.num_blocks = num_blocks
         self._prefix_cache = prefix_cache
         self._max_cached = num_blocks if max_cached is None else max_cached
@@ -198,6 +207,14 @@ class BlockManager:
         """Whether a block has no references and its content is not in the prefix cache."""
         return self._ref_counts[block] == 0 and block not in self._cached
 
+    def forget(self, block: int) -> None:
+        """Remove a block from the prefix cache. If it has no references, it is free."""
+        if self._prefix_cache is not None:
+            self._prefix_cache.forget(block)
+        if self._ref_counts[block] == 0:
+            del self._cached[block]
+            self._free.append(block)
+
     def forget_cached(self) -> None:
         """Free all cached blocks, because their content is lost."""
         while self._cached:
@@ -236,5 +253,7 @@ class BlockManager:
     def _evict(self) -> int:
         block, _ = self._cached.popitem(last=False)
         assert self._prefix_cache is not None
-        self._prefix_cache.forget(block)
+        block_hash = self._prefix_cache.forget(block)
+        if self._on_evict is not None:
+            self._on_evict(block_hash)
         return block

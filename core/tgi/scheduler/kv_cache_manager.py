@@ -8,67 +8,41 @@ same block ids in each of these groups. In paged mode, the cache is divided into
 mode, the cache is divided into slots that contain one sequence each (`KVCachePlan.mode`). One slot
 manager allocates the slots in slots mode, and the blocks of all state groups in paged mode. A
 second block manager allocates the blocks of all cross groups. Cross blocks contain encoder tokens,
-so the number of cross blocks of a sequence never grows.
+so the number of cross blocks of a sequence never grows. With the feature `state_snapshots`,
+`StateSnapshots` allocates the blocks of the state groups in place of the slot manager.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
-from tgi.backend import Agreement, BackendError, Int32Array, KVCachePlan
+from tgi.backend import Agreement, Int32Array
 from tgi.scheduler.block_manager import BlockManager, PrefixCache
+from tgi.scheduler.cache_parts import (
+    TOKEN_KINDS,
+    CacheHit,
+    CacheNeed,
+    Holding,
+    check_plan,
+    is_shareable,
+    sequence_slot_manager,
+)
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
+from tgi.scheduler.state_snapshots import StateCopy, StateSnapshots
 
-__all__ = ["CacheNeed", "KVCacheManager"]
+__all__ = ["KVCacheManager"]
 
-_TOKEN_KINDS = ("full", "window")
 # Admission leaves one block free for each running sequence, but at most 1 / `_RESERVE_DIVISOR` of
 # all blocks. This reserve makes preemptions rare.
 _RESERVE_DIVISOR = 100
 # If the memory of a block is allocated at its first use, the limit of the prefix cache is at least
 # this number of tokens.
 _KEPT_TOKENS = 16_384
-
-
-@final
-@dataclass(slots=True, frozen=True)
-class CacheNeed:
-    """The number of blocks and slots that are required to admit one or more sequences."""
-
-    num_sequences: int = 0
-    num_blocks: int = 0
-    num_cross_blocks: int = 0
-
-    def __add__(self, other: CacheNeed) -> CacheNeed:
-        return CacheNeed(
-            self.num_sequences + other.num_sequences,
-            self.num_blocks + other.num_blocks,
-            self.num_cross_blocks + other.num_cross_blocks,
-        )
-
-    def without(self, num_blocks: int) -> CacheNeed:
-        """Return this need reduced by `num_blocks` blocks that other sequences already use."""
-        return CacheNeed(self.num_sequences, self.num_blocks - num_blocks, self.num_cross_blocks)
-
-
-@final
-@dataclass(slots=True, frozen=True)
-class _Holding:
-    """The blocks and the slot of one sequence."""
-
-    blocks: list[int]
-    cross_blocks: list[int]
-    sequence_slot: int
-
-    @classmethod
-    def of(cls, sequence: Sequence) -> _Holding:
-        return cls(sequence.block_table, sequence.cross_table, sequence.sequence_slot)
 
 
 @final
@@ -82,31 +56,38 @@ class KVCacheManager:
 
     def __init__(self, agreement: Agreement, hash_key: bytes | None) -> None:
         plan = agreement.kv_cache
-        _check_plan(plan)
+        check_plan(plan)
         self._plan = plan
         groups = plan.groups if plan.mode == "paged" else ()
         self._kinds = [group.kind for group in groups]
-        self._has_blocks = any(kind in _TOKEN_KINDS for kind in self._kinds)
+        self._has_blocks = any(kind in TOKEN_KINDS for kind in self._kinds)
         self.block_size = plan.block_size if self._has_blocks else 0
-        num_blocks = min((g.num_blocks for g in groups if g.kind in _TOKEN_KINDS), default=0)
-        is_shareable = (
-            self._has_blocks
-            and agreement.has("prefix_cache")
-            and all(g.kind == "full" for g in groups)
-        )
+        num_blocks = min((g.num_blocks for g in groups if g.kind in TOKEN_KINDS), default=0)
+        key = hash_key if is_shareable(agreement) else None
         self._prefix_cache = (
-            PrefixCache(plan.block_size, hash_key) if hash_key and is_shareable else None
+            PrefixCache(plan.block_size, key) if key is not None and self._has_blocks else None
         )
+        self.snapshots = (
+            StateSnapshots(plan, agreement.limits, key, self._has_cached_block)
+            if key is not None and "state" in self._kinds
+            else None
+        )
+        self._hasher = self._prefix_cache
+        if self._hasher is None and self.snapshots is not None:
+            self._hasher = self.snapshots.cache
         max_cached = (
             _KEPT_TOKENS // plan.block_size if plan.on_demand and self._has_blocks else None
         )
-        self.blocks = BlockManager(num_blocks, self._prefix_cache, max_cached)
+        on_evict = None if self.snapshots is None else self.snapshots.evict
+        self.blocks = BlockManager(num_blocks, self._prefix_cache, max_cached, on_evict)
         self.cross_blocks = BlockManager(
             min((g.num_blocks for g in groups if g.kind == "cross"), default=0)
         )
-        self.sequence_slots = _sequence_slot_manager(plan)
+        self.sequence_slots = (
+            sequence_slot_manager(plan) if self.snapshots is None else self.snapshots
+        )
         # Released holdings, each with the id of the last step that uses it.
-        self._releasing: deque[tuple[int, _Holding]] = deque()
+        self._releasing: deque[tuple[int, Holding]] = deque()
 
     @property
     def max_sequence_tokens(self) -> int | None:
@@ -151,6 +132,13 @@ class KVCacheManager:
             else self.blocks.num_free
         )
 
+    @property
+    def num_cached(self) -> int:
+        """Number of free blocks (or states) whose content is in the prefix cache."""
+        if self.snapshots is not None and not self._has_blocks:
+            return self.snapshots.num_cached
+        return self.blocks.num_cached
+
     def blocks_for(self, num_tokens: int) -> int:
         """Return the number of blocks for `num_tokens` tokens."""
         return -(-num_tokens // self.block_size) if self._has_blocks else 0
@@ -180,18 +168,26 @@ class KVCacheManager:
         """Allocate the cache for all known tokens of a sequence. Blocks with a cached prefix of the
         sequence are shared. Returns False if too few blocks or slots are free.
         """
-        hits = self._find(sequence)
+        hit = self._find(sequence)
         need = self.need(sequence)
-        if not self.can_allocate(need.without(self.blocks.num_held(hits)), num_running):
+        if not self.can_allocate(need.without(self.blocks.num_held(hit.blocks)), num_running):
             return False
-        self.blocks.share(hits)
-        sequence.block_table = [*hits, *self.blocks.allocate(need.num_blocks - len(hits))]
+        self.blocks.share(hit.blocks)
+        if self.snapshots is not None and hit.snapshot >= 0:
+            self.snapshots.hold(hit.snapshot)
+            sequence.restored_state = hit.snapshot
+        sequence.block_table = [
+            *hit.blocks,
+            *self.blocks.allocate(need.num_blocks - len(hit.blocks)),
+        ]
         sequence.cross_table = self.cross_blocks.allocate(need.num_cross_blocks)
         sequence.sequence_slot = (
             -1 if self.sequence_slots is None else self.sequence_slots.allocate()
         )
-        sequence.num_computed_tokens = len(hits) * self.block_size
-        sequence.num_registered_blocks = len(hits)
+        sequence.num_computed_tokens = hit.num_blocks * self._plan.block_size
+        sequence.num_registered_blocks = len(hit.blocks)
+        if self.snapshots is not None:
+            self.snapshots.plan(sequence, self._extend_hashes(sequence))
         return True
 
     def find_full(self, sequences: Iterable[Sequence]) -> list[Sequence]:
@@ -232,14 +228,23 @@ class KVCacheManager:
                 self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
             sequence.num_registered_blocks = num_full
 
+    def complete(self, copies: list[StateCopy], *, is_valid: bool) -> None:
+        """Release the snapshots that a collected step copied. New snapshots are kept if the step
+        succeeded (`is_valid`).
+        """
+        if self.snapshots is not None:
+            self.snapshots.complete(copies, is_valid=is_valid)
+
     def release(self, sequence: Sequence, *, in_use: bool) -> None:
         """Release the blocks and the slot of a sequence. If `in_use` is set, a step in flight still
         uses the blocks and the slot, so they become free when this step is collected.
         """
+        if self.snapshots is not None:
+            self.snapshots.leave(sequence)
         if in_use:
-            self._releasing.append((sequence.last_step_id, _Holding.of(sequence)))
+            self._releasing.append((sequence.last_step_id, Holding.of(sequence)))
         else:
-            self._free(_Holding.of(sequence))
+            self._free(Holding.of(sequence))
         sequence.block_table, sequence.cross_table, sequence.sequence_slot = [], [], -1
 
     def collected(self, oldest_in_flight: int | None) -> None:
@@ -248,13 +253,35 @@ class KVCacheManager:
         """
         if not self._releasing:
             return
-        kept: deque[tuple[int, _Holding]] = deque()
+        kept: deque[tuple[int, Holding]] = deque()
         for step_id, holding in self._releasing:
             if oldest_in_flight is None or step_id < oldest_in_flight:
                 self._free(holding)
             else:
                 kept.append((step_id, holding))
         self._releasing = kept
+
+    def forget_cached(self) -> None:
+        """Empty the prefix cache, because the worker lost its content."""
+        self.blocks.forget_cached()
+        if self.snapshots is not None:
+            self.snapshots.forget_cached()
+
+    def copies(self, copies: list[StateCopy]) -> tuple[list[Int32Array], list[Int32Array]]:
+        """Return `SchedulerOutput.copy_source` and `copy_target`. Both are empty if there are no
+        copies.
+        """
+        if not copies:
+            return [], []
+        none = np.empty(0, np.int32)
+        sources, targets = (
+            np.array(side, np.int32)
+            for side in ([copy.source for copy in copies], [copy.target for copy in copies])
+        )
+        is_state = [kind == "state" for kind in self._kinds]
+        return [sources if it else none for it in is_state], [
+            targets if it else none for it in is_state
+        ]
 
     def tables(self, sequence: Sequence) -> list[Int32Array]:
         """Return the block table of each cache group. The list is empty in slots mode."""
@@ -276,7 +303,7 @@ class KVCacheManager:
                 np.array([0, *counts], np.int32).cumsum(dtype=np.int32),
                 np.array(blocks, np.int32),
             )
-        grows = [kind in _TOKEN_KINDS for kind in self._kinds]
+        grows = [kind in TOKEN_KINDS for kind in self._kinds]
         return [pointers if it else none for it in grows], [
             appended if it else nothing for it in grows
         ]
@@ -285,55 +312,55 @@ class KVCacheManager:
         """Raise AssertionError if a block or slot is neither free nor used by the running sequences
         or the steps in flight, or if it is both free and used.
         """
-        holdings = [_Holding.of(sequence) for sequence in running] + [
+        sequences = list(running)
+        holdings = [Holding.of(sequence) for sequence in sequences] + [
             holding for _, holding in self._releasing
         ]
         self.blocks.check(holding.blocks for holding in holdings)
         self.cross_blocks.check(holding.cross_blocks for holding in holdings)
-        if self.sequence_slots is not None:
-            self.sequence_slots.check(holding.sequence_slot for holding in holdings)
+        states = [holding.sequence_slot for holding in holdings]
+        if self.snapshots is not None:
+            self.snapshots.check(states, sequences)
+        elif isinstance(self.sequence_slots, SequenceSlotManager):
+            self.sequence_slots.check(states)
 
-    def _find(self, sequence: Sequence) -> list[int]:
-        """Return the cached blocks that contain the longest prefix of a sequence. The prefix never
-        includes the last token of the sequence, so that at least one token is computed.
+    def _find(self, sequence: Sequence) -> CacheHit:
+        """Return the longest cached prefix of a sequence. The prefix never includes the last token
+        of the sequence, so that at least one token is computed. With recurrent layers, the prefix
+        ends at a snapshot.
         """
-        if self._prefix_cache is None or not sequence.is_prompt_scored:
-            return []
-        num_blocks = (sequence.num_tokens - 1) // self.block_size
-        hashes = sequence.block_hashes
-        self._prefix_cache.extend_hashes(
-            hashes, sequence.token_ids, num_blocks, sequence.block_context.extra
-        )
-        return self._prefix_cache.find(hashes[:num_blocks])
+        if self._hasher is None or not sequence.is_prompt_scored:
+            return CacheHit()
+        hashes = sequence.block_hashes[: self._extend_hashes(sequence)]
+        blocks = list[int]()
+        if self._prefix_cache is not None:
+            blocks = self._prefix_cache.find(hashes)
+            del hashes[len(blocks) :]
+        if self.snapshots is None:
+            return CacheHit(len(blocks), tuple(blocks))
+        num_blocks, snapshot = self.snapshots.find(hashes)
+        return CacheHit(num_blocks, tuple(blocks[:num_blocks]), snapshot)
 
-    def _free(self, holding: _Holding) -> None:
+    def _extend_hashes(self, sequence: Sequence) -> int:
+        """Compute the hashes of the full blocks before a sequence's last token. Returns the number
+        of these blocks.
+        """
+        num_blocks = (sequence.num_tokens - 1) // self._plan.block_size
+        if self._hasher is not None:
+            self._hasher.extend_hashes(
+                sequence.block_hashes,
+                sequence.token_ids,
+                num_blocks,
+                sequence.block_context.extra,
+            )
+        return num_blocks
+
+    def _has_cached_block(self, block_hash: bytes) -> bool:
+        """Whether the block of tokens with this hash is cached, or the cache has no such blocks."""
+        return self._prefix_cache is None or self._prefix_cache.get(block_hash) is not None
+
+    def _free(self, holding: Holding) -> None:
         self.blocks.release(holding.blocks)
         self.cross_blocks.release(holding.cross_blocks)
         if self.sequence_slots is not None:
             self.sequence_slots.release(holding.sequence_slot)
-
-
-def _sequence_slot_manager(plan: KVCachePlan) -> SequenceSlotManager | None:
-    if plan.mode == "slots":
-        return SequenceSlotManager(plan.num_sequence_slots)
-    states = [group.num_blocks for group in plan.groups if group.kind == "state"]
-    return SequenceSlotManager(min(states)) if states else None
-
-
-def _check_plan(plan: KVCachePlan) -> None:
-    if plan.mode == "slots" and (plan.num_sequence_slots < 1 or plan.sequence_slot_tokens < 1):
-        raise BackendError(
-            f"The backend negotiated {plan.num_sequence_slots} cache slots of"
-            f" {plan.sequence_slot_tokens} tokens. Both numbers must be at least 1."
-        )
-    if plan.mode == "paged" and not (
-        plan.groups and all(group.num_blocks > 0 for group in plan.groups)
-    ):
-        raise BackendError(
-            "The backend negotiated a paged cache without blocks.",
-            "Provide more memory or use a smaller model.",
-        )
-    if any(group.kind != "state" for group in plan.groups) and plan.block_size < 1:
-        raise BackendError(
-            f"The backend negotiated blocks of {plan.block_size} tokens. The minimum is 1."
-        )

@@ -220,6 +220,10 @@ class StepPlanner:
         count = self._num_prefill_tokens(step, sequence)
         if count == 0:
             return False
+        snapshots = self._state.cache.snapshots
+        copy = None if snapshots is None else snapshots.save(sequence)
+        if copy is not None:
+            step.copies.append(copy)
         step.add_rows([sequence], count)
         step.num_prefill_rows += 1
         return True
@@ -234,7 +238,10 @@ class StepPlanner:
         ):
             return 0
         remaining = sequence.num_prefill_tokens - sequence.num_submitted_tokens
-        if remaining <= step.token_budget:
+        to_snapshot = sequence.num_tokens_to_snapshot
+        if to_snapshot:
+            remaining = to_snapshot  # the row ends where a snapshot is taken
+        elif remaining <= step.token_budget:
             if sequence.constraint is None or self._may_run(sequence, remaining):
                 return remaining
             remaining -= 1  # the row that samples a token runs later

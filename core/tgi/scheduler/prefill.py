@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import NamedTuple, final
 
 from tgi.backend import Limits, StepTimes
-from tgi.scheduler.kv_cache_manager import CacheNeed, KVCacheManager
+from tgi.scheduler.cache_parts import CacheNeed
+from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.records import SchedulerConfig
 from tgi.scheduler.state import WaitingQueue
 

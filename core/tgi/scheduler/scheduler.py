@@ -194,6 +194,7 @@ class Scheduler:
         for row in valid:
             sequences[row].num_computed_tokens += step.counts[row]
         self._state.cache.register_computed(sequences[row] for row in valid)
+        self._state.cache.complete(step.copies, is_valid=True)
         for row in valid:
             sequence = sequences[row]
             scores = NO_SCORES
@@ -225,6 +226,7 @@ class Scheduler:
         self._state.in_flight.remove(step)
         self._masks.drop(step_id)
         outputs = []
+        self._state.cache.complete(step.copies, is_valid=False)
         is_smaller = retryable and self._state.retries.shrink(len(step.sequences), sum(step.counts))
         # The youngest sequence is requeued first, so that the oldest ends up at the head.
         order = {sequence_id: place for place, sequence_id in enumerate(self._state.running)}
@@ -264,7 +266,7 @@ class Scheduler:
         """Empty the prefix cache, because the worker lost all keys and values. No sequence may be
         unfinished.
         """
-        self._state.cache.blocks.forget_cached()
+        self._state.cache.forget_cached()
 
     def stats(self) -> SchedulerStats:
         """Return the current gauges, and the counters of the step whose result or failure was
@@ -276,7 +278,7 @@ class Scheduler:
             num_running=len(self._state.running),
             num_used_tokens=self._state.cache.num_used_tokens,
             num_free_blocks=self._state.cache.num_free,
-            num_cached_blocks=self._state.cache.blocks.num_cached,
+            num_cached_blocks=self._state.cache.num_cached,
         )
 
     def check(self) -> None:

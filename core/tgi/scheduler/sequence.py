@@ -58,6 +58,14 @@ class Sequence:
     # Block ids of the encoder tokens, which are the same in every cross group.
     cross_table: list[int] = field(default_factory=list)
     sequence_slot: int = -1  # the cache slot, or the block id in every state group
+    # The snapshot that the first step copies to the sequence's state, until the step is built.
+    restored_state: int = -1
+    # Positions in ascending order at which snapshots of the state will be taken. A prefill row ends
+    # at each of them.
+    snapshot_positions: list[int] = field(default_factory=list)
+    # Number of full blocks that the prompt shares with a recent prompt, or -1 before the first
+    # admission.
+    num_common_blocks: int = -1
     block_hashes: list[bytes] = field(default_factory=list)  # hashes of the first full blocks
     num_registered_blocks: int = 0  # computed blocks that were offered to the prefix cache
     num_prefill_tokens: int = 0  # tokens that run as prefill in this epoch
@@ -139,6 +147,16 @@ class Sequence:
         return self.num_submitted_tokens < self.num_prefill_tokens
 
     @property
+    def num_tokens_to_snapshot(self) -> int:
+        """Number of tokens to compute until the next snapshot of the state, or 0 if none follows.
+        The snapshot of the current position is not counted.
+        """
+        for position in self.snapshot_positions:
+            if position > self.num_submitted_tokens:
+                return position - self.num_submitted_tokens
+        return 0
+
+    @property
     def is_prompt_scored(self) -> bool:
         """Whether the sequence needs no (further) prompt logprobs."""
         return (
@@ -194,9 +212,11 @@ class Sequence:
                 self.block_table
                 or self.cross_table
                 or self.sequence_slot != -1
+                or self.restored_state != -1
+                or self.snapshot_positions
                 or self.handle != -1
             )
-            assert not held, "a waiting sequence has blocks, a slot or a handle"
+            assert not held, "a waiting sequence has blocks, a slot, a snapshot or a handle"
         else:
             assert (
                 block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size

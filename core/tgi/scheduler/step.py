@@ -29,6 +29,7 @@ from tgi.scheduler.draw import uniform_draws
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.records import SchedulerStats
 from tgi.scheduler.sequence import Sequence
+from tgi.scheduler.state_snapshots import StateCopy
 
 __all__ = [
     "RowLayout",
@@ -59,6 +60,7 @@ class StepInFlight:
     # Maps a row to its maximum number of sampled tokens, if this maximum is above 1.
     budgets: dict[int, int]
     stats: SchedulerStats
+    copies: list[StateCopy]
 
     def valid_rows(self) -> list[int]:
         """Return the rows whose sequences were not removed from the worker after the step was
@@ -87,6 +89,7 @@ class StepBuilder:
     added: list[NewSequence] = field(default_factory=list)
     # Maps a row to its maximum number of sampled tokens, if this maximum is above 1.
     budgets: dict[int, int] = field(default_factory=dict)
+    copies: list[StateCopy] = field(default_factory=list)  # before the rows run
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # sequences that run for the first time
     # If set, the encoder tokens in this step exceed the budget, so no further row may be added.
@@ -152,6 +155,8 @@ class StepBuilder:
         row. The record contains all data of the sequence.
         """
         self.added.append(_new_sequence(sequence, cache.tables(sequence)))
+        if cache.snapshots is not None and sequence.restored_state >= 0:
+            self.copies.append(cache.snapshots.restore(sequence))
         sequence.num_sent_blocks = len(sequence.block_table)
 
     def build(
@@ -176,7 +181,7 @@ class StepBuilder:
             max_tokens=self._max_tokens() if tokens_per_step > 1 else empty_int32(),
             extra_draw=self._extra_draws() if self.budgets else empty_float32(),
         )
-        return SchedulerOutput(self.step_id, dropped, self.added, rows)
+        return SchedulerOutput(self.step_id, dropped, self.added, rows, *cache.copies(self.copies))
 
     def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
         """Return the data of the step that the scheduler needs when the result arrives."""
@@ -190,6 +195,7 @@ class StepBuilder:
             self.samples,
             self.budgets,
             stats,
+            self.copies,
         )
 
     def _take_new_blocks(self, counts: list[int]) -> list[int]:

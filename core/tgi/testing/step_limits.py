@@ -21,7 +21,6 @@ __all__ = [
     "Place",
     "blocks_of_new_sequence",
     "check_budgets",
-    "check_copies",
     "check_encoders",
     "check_media",
     "check_order",
@@ -203,34 +202,6 @@ def check_encoders(agreement: Agreement, step: SchedulerOutput) -> None:
         f"A step has {num_tokens} encoder tokens and {step.rows.num_tokens} other tokens, but at"
         f" most {agreement.limits.max_step_tokens} tokens were negotiated",
     )
-
-
-def check_copies(agreement: Agreement, step: SchedulerOutput) -> None:
-    """Check that blocks are copied only if the prefix cache was negotiated, that they are given as
-    pairs, and that they exist.
-    """
-    require_rule(
-        len(step.copy_source) == len(step.copy_target),
-        "`copy_source` and `copy_target` have different numbers of cache groups",
-    )
-    require_rule(
-        not step.copy_source or agreement.has("prefix_cache"),
-        "A step copies blocks, but the feature `prefix_cache` was not negotiated",
-    )
-    for group, (sources, targets) in enumerate(
-        zip(step.copy_source, step.copy_target, strict=True)
-    ):
-        require_rule(
-            len(sources) == len(targets),
-            f"A step copies {len(sources)} blocks to {len(targets)} blocks",
-        )
-        named_blocks(agreement, group, targets.tolist())
-        num_blocks = agreement.kv_cache.groups[group].num_blocks
-        require_rule(
-            all(0 <= block < num_blocks for block in sources.tolist()),
-            f"A step copies the blocks {sources.tolist()}, but cache group {group} has"
-            f" {num_blocks} blocks",
-        )
 
 
 def check_sampling(agreement: Agreement, new: NewSequence) -> None:

@@ -24,12 +24,12 @@ from tgi.backend import (
     Rows,
     SchedulerOutput,
 )
+from tgi.testing.step_copies import check_copies, check_snapshots
 from tgi.testing.step_limits import (
     TOKEN_KINDS,
     Place,
     blocks_of_new_sequence,
     check_budgets,
-    check_copies,
     check_encoders,
     check_media,
     check_order,
@@ -121,9 +121,11 @@ class StepRules:
         self._check_masks(step)
         check_encoders(self._agreement, step)
         check_copies(self._agreement, step)
+        copied = check_snapshots(self._agreement, step, self._state_owners(), self._in_use())
         handles = step.rows.sequence[max_tokens_of(step.rows) > 1].tolist()
         opened = {handle: self._sequences[handle] for handle in handles}
-        self._in_flight.append(_InFlight(step.step_id, self._touched(step), opened))
+        places = self._touched(step) | copied
+        self._in_flight.append(_InFlight(step.step_id, places, opened))
 
     def submit_masks(self, masks: GrammarMasks) -> None:
         """Raise `BrokenRuleError` unless a step in flight waits for these masks."""
@@ -266,11 +268,25 @@ class StepRules:
             not places & held,
             f"The blocks {sorted(places & held)} (cache group, block) belong to another sequence",
         )
-        in_use = set().union(*(step.places for step in self._in_flight))
+        in_use = self._in_use()
         require_rule(
             not places & in_use,
             f"A step in flight uses the blocks {sorted(places & in_use)} (cache group, block)",
         )
+
+    def _in_use(self) -> set[Place]:
+        """Return the places that steps in flight use."""
+        return set().union(*(step.places for step in self._in_flight))
+
+    def _state_owners(self) -> dict[Place, int]:
+        """Return the handle of the sequence to which each state belongs."""
+        groups = enumerate(self._agreement.kv_cache.groups)
+        states = [number for number, group in groups if group.kind == "state"]
+        return {
+            (number, int(sequence.new.block_tables[number][0])): handle
+            for handle, sequence in self._sequences.items()
+            for number in states
+        }
 
     def _check_row(self, rows: Rows, row: int) -> bool:
         """Check a row. Returns whether it is a prefill."""

@@ -19,7 +19,7 @@ from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, stored_shape, tensor_shapes
 from tgi.testing.reference.operations import rounding_to
 
-__all__ = ["ENCODER_DECODERS", "FAMILIES", "write_tiny_model", "write_tokenizer"]
+__all__ = ["ENCODER_DECODERS", "FAMILIES", "RECURRENT", "write_tiny_model", "write_tokenizer"]
 
 _Float64Array = npt.NDArray[np.float64]
 _STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -87,6 +87,40 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 }
 """The small configs of the models with an encoder, by `model_type`."""
 
+RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba2": {
+        "architectures": ["Mamba2ForCausalLM"],
+        "hidden_size": 32,
+        "state_size": 6,
+        "num_hidden_layers": 2,
+        "num_heads": 8,
+        "head_dim": 8,
+        "n_groups": 2,
+        "tie_word_embeddings": False,
+    },
+    "qwen3_5_text": {
+        "architectures": ["Qwen3_5ForCausalLM"],
+        **_LLAMA,
+        "num_hidden_layers": 3,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-3,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_value_head_dim": 12,
+        "rope_parameters": {
+            "mrope_interleaved": True,
+            "mrope_section": [1, 1, 0],
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000000,
+            "rope_type": "default",
+        },
+    },
+}
+"""The small configs of models with recurrent layers: one without attention, and one with."""
+
 
 def write_tiny_model(
     path: Path,
@@ -112,7 +146,7 @@ def write_tiny_model(
         "vocab_size": tokenizer.get_vocab_size(),
         "bos_token_id": bos,
         "eos_token_id": eos,
-        **(FAMILIES | ENCODER_DECODERS)[family],
+        **(FAMILIES | ENCODER_DECODERS | RECURRENT)[family],
         **overrides,
     }
     _write_json(path / "config.json", config)

@@ -16,10 +16,16 @@ def with_requested_features(agreement: Agreement, requested: RequestedLimits) ->
 
     Limits that depend on a removed feature are reduced, and sampling fields that depend on it are
     removed. Without `device_token`, the depth is 1. Without `logprobs`, `top_n_tokens` is removed.
+    Without `prefix_cache`, `kv_export` and `state_snapshots` are removed. If the model has
+    recurrent layers, `prefix_cache` is removed without `state_snapshots`, because blocks alone do
+    not describe a prefix.
     """
     features = [name for name in agreement.features if name in requested.features]
-    if "kv_export" in features and "prefix_cache" not in features:
-        features.remove("kv_export")
+    has_states = any(group.kind == "state" for group in agreement.kv_cache.groups)
+    if has_states and "prefix_cache" in features and "state_snapshots" not in features:
+        features.remove("prefix_cache")
+    if "prefix_cache" not in features:
+        features = [name for name in features if name not in ("kv_export", "state_snapshots")]
     reduced: dict[str, Any] = {}
     if not {"multi_token", "drafts"} & set(features):
         reduced["tokens_per_step"] = 1

@@ -8,8 +8,15 @@ from tests.backends.checkpoints import save_checkpoint
 from tests.backends.mixer_checkpoints import save_mixer_variant
 from tgi.architectures import load_spec
 from tgi.backend import BackendError, RequestedLimits
+from tgi.testing.tiny_models import write_tiny_model
 from tgi.worker.memory.limits import format_bytes
-from tgi_torch.memory import MemoryFacts, kv_bytes_per_token, plan_limits, workspace_bytes
+from tgi_torch.memory import (
+    MemoryFacts,
+    kv_bytes_per_token,
+    plan_limits,
+    state_bytes,
+    workspace_bytes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +99,21 @@ def test_the_index_of_keys_is_a_hard_limit(tmp_path):
 
 def test_bytes_are_readable():
     assert (format_bytes(512 * 2**20), format_bytes(3 * 2**29)) == ("512 MiB", "1.50 GiB")
+
+
+def test_snapshots_use_half_of_the_memory_that_is_left(tmp_path):
+    write_tiny_model(tmp_path, "mamba2")
+    spec = load_spec(tmp_path)
+    state = state_bytes(spec, "float32")
+    workspace = workspace_bytes(spec, "float32", 32, 2)
+    features = {"features": ("prefix_cache", "state_snapshots")}
+    # Two sequences and the health check have states. At least 16 snapshots are planned if they fit.
+    for num_left, expected in ((0, 0), (1, 0), (10, 5), (31, 15), (100, 16)):
+        free = workspace + (3 + num_left) * state
+        planned = plan(spec, free, model_max_total_tokens=64, **features)
+        assert planned.kv_cache.groups[0].num_blocks == 2 + expected
+        items = {item.label: item.num_bytes for item in planned.memory}
+        assert items.get("snapshots", 0) == expected * state
+        assert items["left free"] == (num_left - expected) * state
+    planned = plan(spec, workspace + 100 * state, model_max_total_tokens=64)
+    assert planned.kv_cache.groups[0].num_blocks == 2

@@ -259,15 +259,15 @@ def stale_export():
     before = []
 
     def collect(inner):
-        before[:] = [inner._part._cache._slots.copy()]
+        before[:] = [inner._part._caches.blocks._slots.copy()]
         return inner.collect()
 
     def control(inner, request):
         if request.name != "kv_export" or not before:
             return inner.control(request)
-        now, inner._part._cache._slots = inner._part._cache._slots, before[0]
+        now, inner._part._caches.blocks._slots = inner._part._caches.blocks._slots, before[0]
         result = inner.control(request)
-        inner._part._cache._slots = now
+        inner._part._caches.blocks._slots = now
         return result
 
     return {"collect": collect, "control": control}
@@ -278,9 +278,9 @@ def import_of_one_block(inner, request):
     if request.name != "kv_import":
         return inner.control(request)
     last = request.blocks[-1]
-    before = inner._part._cache._slots[last].copy()
+    before = inner._part._caches.blocks._slots[last].copy()
     result = inner.control(request)
-    inner._part._cache._slots[last] = before
+    inner._part._caches.blocks._slots[last] = before
     return result
 
 

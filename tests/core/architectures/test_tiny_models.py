@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 
 from tgi.testing.reference.model import reference_logits
 from tgi.testing.reference.weights import read_weights
-from tgi.testing.tiny_models import FAMILIES, write_tiny_model
+from tgi.testing.tiny_models import FAMILIES, RECURRENT, write_tiny_model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES | RECURRENT)
 def test_tiny_model_runs(family: str, tmp_path: Path) -> None:
     spec = write_tiny_model(tmp_path, family)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -24,6 +24,7 @@ from tests.core.scheduler.fingerprints import (
     start_print,
     top_arrays,
 )
+from tests.core.scheduler.state_copies import check_copies, copy_states, state_groups
 from tgi.backend import (
     TOKEN_ON_DEVICE,
     Agreement,
@@ -93,11 +94,15 @@ class CheckingWorker:
                 first, last = rows.new_block_ptr[group][row : row + 2]
                 self.places[handle] |= {(group, block) for block in blocks[first:last].tolist()}
         assert len(self.places) <= limits.max_sequences
+        copied = check_copies(self.agreement, step, self.places, in_use)
         self._check_rows(step)
         self._check_encoders(step)
         self._check_masks(step)
         self.steps.append(
-            (step, set().union(*(self.places[handle] for handle in rows.sequence.tolist())))
+            (
+                step,
+                copied.union(*(self.places[handle] for handle in rows.sequence.tolist())),
+            )
         )
 
     def submit_masks(self, masks):
@@ -209,9 +214,14 @@ class CheckingWorker:
 
     def _shared(self, new):
         skipped = new.num_computed_tokens // (self.agreement.kv_cache.block_size or 1)
-        assert not skipped or all(group.kind == "full" for group in self.agreement.kv_cache.groups)
+        groups = self.agreement.kv_cache.groups
+        kinds = {"full", "state"} if self.agreement.has("state_snapshots") else {"full"}
+        assert not skipped or {group.kind for group in groups} <= kinds
         return {
-            (g, b) for g, table in enumerate(new.block_tables) for b in table.tolist()[:skipped]
+            (g, b)
+            for g, table in enumerate(new.block_tables)
+            for b in table.tolist()[:skipped]
+            if groups[g].kind == "full"
         }
 
     def collect(self):
@@ -233,9 +243,12 @@ class CheckingWorker:
                 first, last = step.rows.new_block_ptr[group][row : row + 2]
                 self.sequences[handle].tables[group] += blocks[first:last].tolist()
         if self.failures is not None and self.failures.random() < 0.03:
+            if self.failures.random() < 0.5:  # a failed step may have copied blocks
+                copy_states(step, self.memory)
             for handle in step.rows.sequence.tolist():
                 self.sequences[handle].is_broken = True
             return step, None
+        copy_states(step, self.memory)
         return step, self._run(step)
 
     def _run(self, step):
@@ -338,12 +351,9 @@ class CheckingWorker:
         return print_, scores
 
     def _state_places(self, new):
-        groups = enumerate(self.agreement.kv_cache.groups)
-        return [
-            ("state", g, int(new.block_tables[g][0]))
-            for g, group in groups
-            if group.kind == "state"
-        ]
+        if self.agreement.kv_cache.mode == "slots":
+            return []
+        return [("state", g, int(new.block_tables[g][0])) for g in state_groups(self.agreement)]
 
     def _cross_places(self, new):
         """Return the places of the encoder tokens in the first cross-attention group. The other

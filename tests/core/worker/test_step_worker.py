@@ -31,6 +31,7 @@ from tgi.backend import (
 )
 from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.worker.memory.errors import cache_out_of_memory
+from tgi.worker.negotiation import with_requested_features
 from tgi.worker.step_output import empty_output
 from tgi.worker.step_worker import StepWorker
 
@@ -148,7 +149,8 @@ def test_the_states_follow_the_methods():
         (FEATURES - {"multi_token"}, {}, set()),
         (FEATURES - {"multi_token", "drafts"}, {"tokens_per_step": 1}, set()),
         (FEATURES - {"lora"}, {"max_adapters": 0, "max_adapter_rank": 0}, set()),
-        (FEATURES - {"prefix_cache"}, {}, {"kv_export"}),
+        (FEATURES - {"prefix_cache"}, {}, {"kv_export", "state_snapshots"}),
+        (FEATURES - {"state_snapshots"}, {}, set()),
         (FEATURES | {"a later one"}, {}, set()),
     ],
 )
@@ -159,6 +161,15 @@ def test_only_requested_features_are_negotiated(requested, limits, dropped):
     expected = set(requested) & FEATURES - (dropped or set())
     assert set(agreement.features) == expected
     assert agreement.limits == replace(AGREEMENT.limits, **limits)
+
+
+@pytest.mark.parametrize("missing", ["prefix_cache", "state_snapshots"])
+def test_prefixes_of_states_are_shared_only_with_snapshots(missing):
+    plan = KVCachePlan("paged", 16, (CacheGroup("full", 8), CacheGroup("state", 8)))
+    agreement = with_requested_features(
+        replace(AGREEMENT, kv_cache=plan), RequestedLimits(features=tuple(FEATURES - {missing}))
+    )
+    assert not {"prefix_cache", "state_snapshots", "kv_export"} & set(agreement.features)
 
 
 def test_top_tokens_need_log_probabilities():

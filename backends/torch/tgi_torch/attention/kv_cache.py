@@ -2,7 +2,7 @@
 
 Attention keeps blocks of tokens: a pair of tensors per layer, and one block table for all layers.
 Cross-attention keeps blocks of the encoder's tokens. A recurrent mixer keeps one state per
-sequence.
+sequence and one per snapshot.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LayerCache:
 @final
 @dataclass(frozen=True)
 class LayerState:
-    """The state of one recurrent layer for all sequences.
+    """The state of one recurrent layer for all sequences and snapshots.
 
     The state consists of the last inputs of the convolution and the recurrent state.
     """
@@ -157,6 +157,15 @@ class KVCache:
         """
         for layer in self.layers:
             for side in layer.owned:
+                side.index_copy_(0, targets, side.index_select(0, sources))
+
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole states in every recurrent layer. `sources` and `targets` are int64 [N].
+
+        All sources are read before any target is written. The copies are bit-equal.
+        """
+        for layer in self.states:
+            for side in (layer.window, layer.recurrent):
                 side.index_copy_(0, targets, side.index_select(0, sources))
 
     def clear_states(self, states: Tensor) -> None:

@@ -105,11 +105,12 @@ class Decoder:
         num_blocks: int,
         block_size: int,
         limits: Limits,
+        *,
+        num_states: int = 0,
         coding: CacheCoding | None = None,
     ) -> DecoderWithCache:
         """Allocate a cache and return the decoder with it."""
-        # `health` needs one additional state and one additional block.
-        num_states = limits.max_sequences + 1
+        del limits
         return DecoderWithCache(
             self,
             KVCache.allocate(
@@ -196,6 +197,10 @@ class DecoderWithCache:
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks in every layer. `sources` and `targets` are int64 [N]."""
         self.kv_cache.copy_blocks(sources, targets)
+
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole states in every recurrent layer. `sources` and `targets` are int64 [N]."""
+        self.kv_cache.copy_states(sources, targets)
 
     def release_state(self, state: int) -> None:
         """Do nothing, because a state is cleared when the next sequence starts to use it."""

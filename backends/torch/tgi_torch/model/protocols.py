@@ -48,6 +48,12 @@ class Model(Protocol):
         All sources are read before any target is written.
         """
 
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole states in every recurrent layer. `sources` and `targets` are int64 [N].
+
+        All sources are read before any target is written.
+        """
+
     def release_state(self, state: int) -> None:
         """Release the state with index `state` in cache group `state`. The runner calls this method
         when the sequence of this state has ended.
@@ -86,10 +92,13 @@ class LoadedModel(Protocol):
         num_blocks: int,
         block_size: int,
         limits: Limits,
+        *,
+        num_states: int = 0,
         coding: CacheCoding | None = None,
     ) -> Model:
-        """Reserve a cache and all other memory that steps within `limits` need.
-        With a `coding`, the cache contains codes of 8 bits.
+        """Reserve a cache and all other memory that steps within `limits` need. `num_states` is the
+        number of recurrent states, including those of snapshots. With a `coding`, the cache
+        contains codes of 8 bits.
 
         Raises MemoryError or RuntimeError if memory runs out.
         """

@@ -98,6 +98,8 @@ class TransformersModel:
         num_blocks: int,
         block_size: int,
         limits: Limits,
+        *,
+        num_states: int = 0,
         coding: CacheCoding | None = None,
     ) -> TransformersModel:
         """Set the number and size of the blocks.
@@ -106,7 +108,7 @@ class TransformersModel:
         size of the sequence's blocks.
         """
         assert coding is None, "the fallback stores no codes"
-        del limits
+        del limits, num_states
         self._num_blocks, self._block_size = num_blocks, block_size
         return self
 
@@ -118,6 +120,9 @@ class TransformersModel:
         """Do nothing, because blocks contain no data. Features that copy blocks are not
         negotiated.
         """
+
+    def copy_states(self, sources: Tensor, targets: Tensor) -> None:
+        """Do nothing, because snapshots are not negotiated."""
 
     def release_state(self, state: int) -> None:
         """Release the cache object of the sequence that used `state`."""

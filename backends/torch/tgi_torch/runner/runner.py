@@ -1,8 +1,8 @@
 """Runs one step: applies its changes, computes the rows, samples tokens and builds the output.
 
-A step is processed in this order: drops, additions, block copies, rows. The progress of a sequence
-is recorded only after its forward pass, so that a failed step does not change the progress. The
-core drops the sequences of a failed step and introduces them again.
+A step is processed in this order: drops, additions, copies of blocks and states, rows. The progress
+of a sequence is recorded only after its forward pass, so that a failed step does not change the
+progress. The core drops the sequences of a failed step and introduces them again.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ class ModelRunner:
         self._clock = clock
         self._vocab_size = model.spec.vocab_size
         self._score_rows = max(1, scored_logits // model.spec.vocab_size)
-        self.sequences = SequenceTable(
-            limits, model.block_size, model.spec.vocab_size, group_kinds(model.spec)
-        )
+        self._kinds = group_kinds(model.spec)
+        self.sequences = SequenceTable(limits, model.block_size, model.spec.vocab_size, self._kinds)
         self._decode_steps = (
             None if decode_program is None else DecodeSteps(decode_program, self.sequences, clock)
         )
@@ -99,12 +98,18 @@ class ModelRunner:
             self.drop(handle)
         for new in step.added:
             self.sequences.add(new)
-        if step.copy_source and len(step.copy_source[0]):
-            sources, targets = (
-                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device)
-                for blocks in (step.copy_source, step.copy_target)
-            )
-            self._model.copy_blocks(sources, targets)
+        if step.copy_source:
+            self._copy(step)
+
+    def _copy(self, step: SchedulerOutput) -> None:
+        """Copy blocks of tokens and states, before the rows run."""
+        operations = {"full": self._model.copy_blocks, "state": self._model.copy_states}
+        for kind, *sides in zip(self._kinds, step.copy_source, step.copy_target, strict=True):
+            if len(sides[0]):
+                sources, targets = (
+                    torch.from_numpy(side.astype(np.int64)).to(self._device) for side in sides
+                )
+                operations[kind](sources, targets)
 
     @torch.inference_mode()
     def _run_rows(self, step: SchedulerOutput, began: int) -> ModelRunnerOutput:

@@ -81,6 +81,7 @@ class TorchPart:
         self._agreement: Agreement | None = None
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
+        self._num_states = 0
         self._quantization: MatrixFormats | None = QUANTIZATIONS.get(config.quantize or "")
 
     def load(self, progress: Progress) -> None:
@@ -139,11 +140,7 @@ class TorchPart:
         plan = plan_limits(self._spec, requested, facts)
         return Agreement(
             api=API_VERSION,
-            features=(
-                (*_FEATURES, "prefix_cache")
-                if _can_share(self._spec, plan.limits.max_total_tokens)
-                else _FEATURES
-            ),
+            features=(*_FEATURES, *_sharing_features(self._spec, plan.limits.max_total_tokens)),
             limits=plan.limits if is_chunked else _unchunked(plan.limits),
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
@@ -165,14 +162,21 @@ class TorchPart:
         assert self._loaded is not None
         self._agreement = agreement
         plan = agreement.kv_cache
-        # The cache has one block more than was negotiated. `probe` writes into the last block,
-        # because the core does not use this block.
+        # The cache has one block and one state more than were negotiated. `probe` writes into the
+        # last block and the last state, because the core does not use them.
         num_blocks = 1 + max(
             (group.num_blocks for group in plan.groups if group.kind != "state"), default=0
         )
+        self._num_states = 1 + max(
+            (group.num_blocks for group in plan.groups if group.kind == "state"), default=0
+        )
         try:
             self._model = self._loaded.with_cache(
-                num_blocks, plan.block_size, agreement.limits, self._coding
+                num_blocks,
+                plan.block_size,
+                agreement.limits,
+                num_states=self._num_states,
+                coding=self._coding,
             )
             sampler = self._device.make_sampler(self._model)
             decode_program = self._device.make_decode_program(self._model, sampler)
@@ -248,9 +252,7 @@ class TorchPart:
             query_lens=(1,),
             context_lens=(1,),
             states=(
-                torch.tensor([self._agreement.limits.max_sequences], device=device)
-                if "state" in kinds
-                else None
+                torch.tensor([self._num_states - 1], device=device) if "state" in kinds else None
             ),
             cross=CrossMetadata(tables, (1,), encoder) if "cross" in kinds else None,
         )
@@ -268,17 +270,21 @@ def _cache_facts(coding: CacheCoding | None, dtype: str) -> Mapping[str, str]:
     return {"kv cache": coding.format.name, "kv cache scales": scales}
 
 
-def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
-    """Whether the blocks of a prefix depend only on its tokens.
+def _sharing_features(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> tuple[str, ...]:
+    """Return the features with which sequences share a prefix. The result is empty if the cache
+    does not depend only on the tokens of the prefix.
 
-    Blocks do not contain recurrent states or the encoder's output, and some rotary embeddings
-    depend on the length of the sequence.
+    Blocks do not contain the encoder's output, and some rotary embeddings depend on the length of
+    the sequence. The states of recurrent layers are shared through snapshots.
     """
-    if isinstance(spec, GenericSpec) or group_kinds(spec) != ("full",):
-        return False
+    kinds = group_kinds(spec)
+    if isinstance(spec, GenericSpec) or "cross" in kinds:
+        return ()
     ropes = (layer.rope for layer in attention_layers(spec) if layer.rope is not None)
     lengths = (original_length(rope) for rope in ropes)
-    return all(length is None or length >= max_total_tokens for length in lengths)
+    if any(length is not None and length < max_total_tokens for length in lengths):
+        return ()
+    return ("prefix_cache", "state_snapshots") if "state" in kinds else ("prefix_cache",)
 
 
 def _first_step(agreement: Agreement) -> SchedulerOutput:

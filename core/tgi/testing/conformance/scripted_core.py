@@ -35,7 +35,7 @@ from tgi.backend import (
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
 from tgi.testing.conformance.require import CheckFailedError, require
-from tgi.testing.conformance.step_arrays import StepArrays
+from tgi.testing.conformance.step_arrays import StepArrays, copies_of
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScriptedCore"]
@@ -63,7 +63,10 @@ class ScriptedCore:
             range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences
         )
         self.live: dict[int, LiveSequence] = {}
-        self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
+        # Blocks (source, target) that the next step copies, in the groups that store tokens and in
+        # the state groups.
+        self.copies: list[tuple[int, int]] = []
+        self.state_copies: list[tuple[int, int]] = []
         self.mask_mode: Literal["inline", "late"] = "inline"
         self.late_masks: dict[int, GrammarMasks] = {}  # masks that were not sent yet, by step id
         self._dropped: list[int] = []
@@ -376,20 +379,18 @@ class ScriptedCore:
             self.late_masks[self.step_id] = masks
         inline = masks if mask == "inline" else None
         step = SchedulerOutput(
-            self.step_id, self._dropped, added, rows, *self._copies(), mask, inline
+            self.step_id,
+            self._dropped,
+            added,
+            rows,
+            *copies_of(self.agreement.kv_cache, self.copies, self.state_copies),
+            mask,
+            inline,
         )
+        self.copies, self.state_copies = [], []
         self.step_id += 1
         self._dropped = []
         return decode(SchedulerOutput, encode(step))
-
-    def _copies(self) -> tuple[list[Int32Array], list[Int32Array]]:
-        copies, self.copies = self.copies, []
-        if not copies:
-            return [], []
-        num_groups = len(self.agreement.kv_cache.groups)
-        sides = zip(*copies, strict=True)
-        source, target = ([np.array(side, np.int32)] * num_groups for side in sides)
-        return source, target
 
 
 def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], rng: random.Random) -> list[int]:

@@ -8,10 +8,17 @@ from typing import final
 
 import numpy as np
 
-from tgi.backend import TOKEN_ON_DEVICE, Agreement, GrammarMasks, Rows
+from tgi.backend import (
+    TOKEN_ON_DEVICE,
+    Agreement,
+    GrammarMasks,
+    Int32Array,
+    KVCachePlan,
+    Rows,
+)
 from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 
-__all__ = ["StepArrays"]
+__all__ = ["StepArrays", "copies_of"]
 
 
 @final
@@ -110,3 +117,20 @@ class StepArrays:
         words = np.packbits(bits, axis=1, bitorder="little").view(np.int32).reshape(-1)
         rows = np.array([row for row, _ in self._masks], np.int32)
         return GrammarMasks(step_id, rows, words)
+
+
+def copies_of(
+    plan: KVCachePlan,
+    blocks: Sequence[tuple[int, int]],
+    states: Sequence[tuple[int, int]],
+) -> tuple[list[Int32Array], list[Int32Array]]:
+    """Return `SchedulerOutput.copy_source` and `copy_target`. `blocks` are pairs (source, target)
+    for the groups that store tokens, and `states` are pairs for the state groups.
+    """
+    if not blocks and not states:
+        return [], []
+    pairs = [states if group.kind == "state" else blocks for group in plan.groups]
+    sources, targets = (
+        [np.array([pair[side] for pair in group], np.int32) for group in pairs] for side in (0, 1)
+    )
+    return sources, targets

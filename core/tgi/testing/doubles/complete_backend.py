@@ -50,7 +50,7 @@ class CompleteBackend:
         )
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """Support the models of the numpy reference, and encoders."""
+        """Support the models of the numpy reference, encoders and recurrent layers."""
         return complete_support(spec, config, self.info.name)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
@@ -59,10 +59,10 @@ class CompleteBackend:
 
 
 def complete_support(spec: ModelSpec | GenericSpec, config: EngineConfig, backend: str) -> Support:
-    """Report whether the numpy reference, with encoders, supports the model with these options.
+    """Report whether the complete numpy reference supports the model with these options.
     `backend` is the backend's name in the reasons.
     """
-    reasons = refusals(spec, config, backend=backend, has_encoders=True)
+    reasons = refusals(spec, config, backend=backend, is_complete=True)
     if reasons:
         return Support("no", reasons)
     return Support("slow", ("numpy, without a cache of keys and values",))

@@ -35,8 +35,9 @@ from tgi.backend import (
     Wake,
 )
 from tgi.testing.doubles.complete_step import run_step
-from tgi.testing.reference.network import ReferenceNetwork, TokenCache
-from tgi.worker.cache_layout import GroupKind
+from tgi.testing.reference.caches import Caches
+from tgi.testing.reference.network import ReferenceNetwork
+from tgi.worker.cache_layout import group_kinds
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
 
@@ -45,6 +46,7 @@ __all__ = ["CompletePart"]
 _BLOCK_SIZE = 16
 _MAX_TOTAL_TOKENS = 1024
 _MAX_SEQUENCES = 64
+_NUM_SNAPSHOTS = 8  # blocks of the state groups in addition to one for each sequence
 _FEATURES = (
     "deterministic",
     "device_token",
@@ -67,8 +69,8 @@ class CompletePart:
     def __init__(self, network: ReferenceNetwork) -> None:
         self._network = network
         self._agreement: Agreement | None = None
-        self._cache = TokenCache(1, _BLOCK_SIZE)
-        self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
+        self._caches = Caches.allocate(1, _BLOCK_SIZE, 1, 1)
+        self._kinds = group_kinds(network.spec)
         self._table = SequenceTable(Limits(1, 1, 1), 1, 1)
         self._adapter_paths: dict[int, Path] = {}
 
@@ -93,14 +95,15 @@ class CompletePart:
             requested.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
         )
         num_blocks = -(-num_tokens // _BLOCK_SIZE)
-        groups = (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks))
+        num_states = limits.max_sequences + _NUM_SNAPSHOTS
+        groups = tuple(
+            CacheGroup(kind, num_states if kind == "state" else num_blocks) for kind in self._kinds
+        )
         return Agreement(
             api=API_VERSION,
             features=(*_FEATURES, *self._features_of_the_model()),
             limits=limits,
-            kv_cache=KVCachePlan(
-                "paged", _BLOCK_SIZE, groups if self._network.has_encoder else groups[:1]
-            ),
+            kv_cache=KVCachePlan("paged", _BLOCK_SIZE, groups),
             vocab_size=self._network.spec.vocab_size,
             sampling=tuple(sorted(SAMPLING_FIELDS)),
             facts={"dtype": "float32", "attention": "numpy reference"},
@@ -110,8 +113,9 @@ class CompletePart:
         """Allocate the cache."""
         del progress
         self._agreement = agreement
-        kinds: tuple[GroupKind, ...] = ("full", "cross") if self._network.has_encoder else ("full",)
-        self._table = SequenceTable(agreement.limits, _BLOCK_SIZE, agreement.vocab_size, kinds)
+        self._table = SequenceTable(
+            agreement.limits, _BLOCK_SIZE, agreement.vocab_size, self._kinds
+        )
         self._allocate()
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
@@ -120,12 +124,17 @@ class CompletePart:
         self._table.update(step)
         if self._network.has_encoder:
             for new in step.added:
-                self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
-        if step.copy_source:
-            self._cache.copy(step.copy_source[0], step.copy_target[0])
+                self._caches.encoder.write(new.block_tables[1], 0, new.encoder_tokens)
+        for kind, *sides in zip(
+            self._kinds if step.copy_source else (),
+            step.copy_source,
+            step.copy_target,
+            strict=True,
+        ):
+            (self._caches.states if kind == "state" else self._caches.blocks).copy(*sides)
         prepared = time.perf_counter_ns()
         try:
-            result = run_step(step, self._table, self._network, self._cache, self._encoder_cache)
+            result = run_step(step, self._table, self._network, self._caches)
         except (StepError, MemoryError):
             self._table.mark_failed(step.rows)
             raise
@@ -156,7 +165,9 @@ class CompletePart:
                 case Wake():
                     self._wake()
                 case ExportBlocks(blocks, path):
-                    Path(path).write_bytes(self._signature + self._cache.export(list(blocks)))
+                    Path(path).write_bytes(
+                        self._signature + self._caches.blocks.export(list(blocks))
+                    )
                 case ImportBlocks(blocks, path):
                     self._import(list(blocks), Path(path).read_bytes())
         except (ModelError, OSError, ValueError) as error:
@@ -177,14 +188,18 @@ class CompletePart:
 
     def _features_of_the_model(self) -> tuple[str, ...]:
         images = ("images",) if self._network.has_images else ()
-        return images if self._network.has_encoder else (*images, "kv_export", "prefix_cache")
+        if self._network.has_encoder:
+            return images
+        # Exported blocks do not describe a prefix if there are states too.
+        more = "state_snapshots" if "state" in self._kinds else "kv_export"
+        return (*images, "prefix_cache", more)
 
     def _allocate(self) -> None:
-        num_blocks = self._agreed.kv_cache.groups[0].num_blocks
-        self._cache = TokenCache(num_blocks, _BLOCK_SIZE)
-        self._encoder_cache = TokenCache(
-            num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE
-        )
+        plan = self._agreed.kv_cache
+        num_blocks = max((g.num_blocks for g in plan.groups if g.kind == "full"), default=1)
+        num_states = max((g.num_blocks for g in plan.groups if g.kind == "state"), default=1)
+        max_tokens = self._agreed.limits.max_total_tokens
+        self._caches = Caches.allocate(num_blocks, _BLOCK_SIZE, num_states, max_tokens)
 
     def _load_adapter(self, number: int, path: Path) -> None:
         limits = self._agreed.limits
@@ -205,7 +220,7 @@ class CompletePart:
         if len(self._table):
             raise ValueError(f"{len(self._table)} sequences are not finished")
         self._network.release()
-        self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
+        self._caches = Caches.allocate(1, _BLOCK_SIZE, 1, 1)
 
     def _wake(self) -> None:
         self._network.load()
@@ -219,4 +234,4 @@ class CompletePart:
             raise ValueError(
                 "the file was written for another model or with other negotiated limits"
             )
-        self._cache.restore(blocks, content)
+        self._caches.blocks.restore(blocks, content)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.backend import Float32Array, Int32Array, PooledVector, RowError, SchedulerOutput
-from tgi.testing.reference.network import ReferenceNetwork, TokenCache, pool
+from tgi.testing.reference.caches import Caches, RowCache
+from tgi.testing.reference.network import ReferenceNetwork, pool
 from tgi.worker.layout import StepLayout, fill_tokens, lay_out
 from tgi.worker.sequences import SequenceState, SequenceTable
 from tgi.worker.step_result import StepResult, is_scored, prompt_scores, row_masks
@@ -24,7 +25,7 @@ class _Row:
 
     number: int
     state: SequenceState
-    block_table: Int32Array
+    cache: RowCache
     start: int
     tokens: Int32Array
     is_sampled: bool
@@ -43,8 +44,7 @@ def run_step(
     step: SchedulerOutput,
     table: SequenceTable,
     network: ReferenceNetwork,
-    cache: TokenCache,
-    encoder_cache: TokenCache,
+    caches: Caches,
 ) -> StepResult:
     """Run the rows of a step, whose sequences are in `table`."""
     result = StepResult(step.rows.num_rows)
@@ -53,9 +53,10 @@ def run_step(
         return result
     layout = lay_out(step.rows, table)
     table.num_computed_tokens[layout.indices] = layout.lengths
-    for row in _rows(step, layout, table, masks):
-        num_chosen = _run_row(row, network, cache, encoder_cache, result)
+    for row in _rows(step, layout, table, masks, caches):
+        num_chosen = _run_row(row, network, caches, result)
         table.num_computed_tokens[row.state.index] += max(num_chosen - 1, 0)
+        row.cache.store(row.end + max(num_chosen - 1, 0))
     return result
 
 
@@ -64,6 +65,7 @@ def _rows(
     layout: StepLayout,
     table: SequenceTable,
     masks: dict[int, list[npt.NDArray[np.bool_]]],
+    caches: Caches,
 ) -> list[_Row]:
     rows = step.rows
     tokens = fill_tokens(rows.tokens, layout, table).astype(np.int32)
@@ -81,7 +83,13 @@ def _rows(
             _Row(
                 row,
                 state,
-                table.block_tables[state.index, : table.num_blocks[state.index]],
+                RowCache(
+                    caches.blocks if table.has_blocks else None,
+                    table.block_tables[state.index, : table.num_blocks[state.index]],
+                    caches.states if table.has_states else None,
+                    int(table.states[state.index]),
+                    int(layout.starts[row]),
+                ),
                 int(layout.starts[row]),
                 tokens[layout.ends[row] - layout.counts[row] : layout.ends[row]],
                 bool(rows.sample[row]),
@@ -96,8 +104,7 @@ def _rows(
 def _run_row(
     row: _Row,
     network: ReferenceNetwork,
-    cache: TokenCache,
-    encoder_cache: TokenCache,
+    caches: Caches,
     result: StepResult,
 ) -> int:
     """Run one row. Returns the number of sampled tokens."""
@@ -106,13 +113,14 @@ def _run_row(
         message = "an earlier step with a row of this sequence failed"
         result.errors.append(RowError(new.sequence, message))
         return 0
-    cache.write(row.block_table, row.start, row.tokens)
+    cache = row.cache
+    cache.write(row.start, row.tokens)
     if new.adapter not in network.adapters:
         result.errors.append(RowError(new.sequence, f"the adapter {new.adapter} is not loaded"))
         return 0
     if new.pooling != "none":
         if row.end == len(new.tokens):
-            hidden = network.hidden(new, cache.read(row.block_table, row.end))
+            hidden = network.hidden(new, cache.read(row.end))
             result.pooled.append(PooledVector(new.sequence, pool(hidden, new.pooling)))
         return 0
 
@@ -122,10 +130,10 @@ def _run_row(
     def logits(num_tokens: int) -> Float32Array:
         encoder_tokens = new.encoder_tokens
         if network.has_encoder:
-            encoder_tokens = encoder_cache.read(new.block_tables[1], len(encoder_tokens))
-        return network.logits(new, cache.read(row.block_table, num_tokens), encoder_tokens, first)
+            encoder_tokens = caches.encoder.read(new.block_tables[1], len(encoder_tokens))
+        return network.logits(new, cache.read(num_tokens), encoder_tokens, first)
 
-    cache.write(row.block_table, row.end, row.draft_tokens)
+    cache.write(row.end, row.draft_tokens)
     known = logits(row.end + len(row.draft_tokens))
     if is_row_scored:
         result.scores += prompt_scores(state, row.start, len(row.tokens), known[: len(row.tokens)])
@@ -142,6 +150,6 @@ def _run_row(
         if row.draft_tokens and token != row.draft_tokens[place]:
             return place + 1
         if not row.draft_tokens:
-            cache.write(row.block_table, length, [token])
+            cache.write(length, [token])
             known = logits(length + 1)
     return len(row.draws) if row.is_sampled else 0

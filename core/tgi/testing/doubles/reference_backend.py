@@ -10,7 +10,7 @@ immediately.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import final, get_args
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from tgi.backend import (
 from tgi.testing.reference.model import Weights, reference_logits
 from tgi.testing.reference.weights import read_weights
 from tgi.worker.adapter import AdapterPlan, ForwardBatch, Progress, adapter_worker
+from tgi.worker.cache_layout import RecurrentMixer
 from tgi.worker.checkpoint import check_checkpoint
 
 __all__ = ["ReferenceBackend", "ReferenceModel", "refusals", "tgi_backend"]
@@ -143,10 +144,10 @@ def refusals(
     config: EngineConfig,
     *,
     backend: str,
-    has_encoders: bool = False,
+    is_complete: bool = False,
 ) -> tuple[str, ...]:
     """Return the reasons why the numpy reference cannot run this model with these options, or an
-    empty result if it can. `has_encoders` means that encoders are supported.
+    empty result if it can. `is_complete` means that encoders and recurrent layers are supported.
     """
     reasons = []
     if isinstance(spec, GenericSpec):
@@ -158,12 +159,14 @@ def refusals(
             for block in layer.blocks
             for branch in block.branches
         }
-        known = {Attention, MLP, MixtureOfExperts} | ({CrossAttention} if has_encoders else set())
+        known = {Attention, MLP, MixtureOfExperts}
+        if is_complete:
+            known |= {CrossAttention, *get_args(RecurrentMixer)}
         reasons += [
             f"it has no {name} layers"
             for name in sorted(mixer.__name__ for mixer in mixers - known)
         ]
-        if len(spec.stacks) > 1 and not has_encoders:
+        if len(spec.stacks) > 1 and not is_complete:
             reasons.append("it has no encoder")
     reasons += rejected_options(config, backend, dtypes=("float32",))
     return tuple(reasons)

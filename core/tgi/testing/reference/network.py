@@ -1,12 +1,9 @@
-"""The numpy reference for the complete backend: adapters, images, pooling and a token cache."""
+"""The numpy reference for the complete backend: adapters, images and pooling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import final
-
-import numpy as np
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Float32Array, Int32Array, NewSequence
@@ -15,7 +12,7 @@ from tgi.testing.reference.weights import read_weights, tensor_names
 from tgi.testing.tiny_adapters import merge_adapter, read_adapter
 from tgi.testing.tiny_images import image_vectors, read_projector
 
-__all__ = ["ReferenceNetwork", "TokenCache", "pool"]
+__all__ = ["ReferenceNetwork", "pool"]
 
 
 @final
@@ -97,41 +94,6 @@ class ReferenceNetwork:
             return {}
         vectors = image_vectors(self._projector, new.media)
         return {position: vector for position, vector in vectors.items() if position < num_tokens}
-
-
-@final
-class TokenCache:
-    """A cache that stores tokens instead of keys and values.
-
-    Each slot contains the token that was written to it. A wrong cache access therefore changes the
-    input tokens, and a test detects the wrong output.
-    """
-
-    def __init__(self, num_blocks: int, block_size: int) -> None:
-        self._slots = np.zeros((num_blocks, block_size), np.int32)
-
-    def write(self, table: Int32Array, start: int, tokens: Sequence[int] | Int32Array) -> None:
-        """Write tokens of a sequence, beginning at position `start`, to the blocks of its table."""
-        positions = np.arange(start, start + len(tokens))
-        size = self._slots.shape[1]
-        self._slots[table[positions // size], positions % size] = tokens
-
-    def read(self, table: Int32Array, num_tokens: int) -> Int32Array:
-        """Read the first `num_tokens` tokens of a sequence."""
-        found: Int32Array = self._slots[table].reshape(-1)[:num_tokens]
-        return found
-
-    def copy(self, source: Int32Array, target: Int32Array) -> None:
-        """Copy whole blocks."""
-        self._slots[target] = self._slots[source]
-
-    def export(self, blocks: Sequence[int]) -> bytes:
-        """Return the content of some blocks as bytes."""
-        return self._slots[list(blocks)].astype("<i4").tobytes()
-
-    def restore(self, blocks: Sequence[int], data: bytes) -> None:
-        """Fill blocks with exported content. Raises ValueError if the number of blocks differs."""
-        self._slots[list(blocks)] = np.frombuffer(data, "<i4").reshape(len(blocks), -1)
 
 
 def pool(hidden: Float32Array, pooling: str) -> Float32Array:

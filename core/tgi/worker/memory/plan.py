@@ -14,6 +14,11 @@ from tgi.worker.memory.limits import check_input, format_bytes, num_cache_blocks
 
 __all__ = ["BytesOf", "DeviceMemory", "MemoryPlan", "plan_memory"]
 
+# Snapshots use at most this share of the memory that is left after states and cache.
+_SNAPSHOT_SHARE = 0.5
+# Number of snapshots that are planned if this number exceeds the number of sequences.
+_MIN_SNAPSHOTS = 16
+
 
 @final
 @dataclass(frozen=True)
@@ -93,8 +98,14 @@ def plan_memory(
         context = min(context, capacity)
     max_total_tokens = requested.max_total_tokens or context
     check_input(requested, max_total_tokens)
+    num_snapshots = _num_snapshots(requested, bytes_of, max_sequences, left)
+    if num_snapshots:
+        left -= num_snapshots * bytes_of.state
+        detail = f"{num_snapshots} snapshots, in addition to those in unused states"
+        items.append(MemoryItem("snapshots", num_snapshots * bytes_of.state, detail))
     groups = tuple(
-        CacheGroup(kind, max_sequences if kind == "state" else num_blocks) for kind in kinds
+        CacheGroup(kind, max_sequences + num_snapshots if kind == "state" else num_blocks)
+        for kind in kinds
     )
     return MemoryPlan(
         Limits(max_total_tokens, max_sequences, max_step_tokens),
@@ -121,6 +132,18 @@ def _num_sequences(
             " `--max-batch-prefill-tokens`.",
         )
     return min(num_wanted, affordable)
+
+
+def _num_snapshots(
+    requested: RequestedLimits, bytes_of: BytesOf, max_sequences: int, left: int
+) -> int:
+    """Return the number of snapshots for which memory is planned. `left` is the memory that is left
+    after all other items. The number may be 0, because unused states contain snapshots too.
+    """
+    if not bytes_of.state or "state_snapshots" not in requested.features:
+        return 0
+    affordable = int(max(left, 0) * _SNAPSHOT_SHARE) // bytes_of.state
+    return min(max(max_sequences, _MIN_SNAPSHOTS), affordable)
 
 
 def _num_blocks(

@@ -203,7 +203,7 @@ def _requested_features(under_test: BackendUnderTest) -> None:
         worker.close()
         agreed = set(agreement.features)
         require(agreed <= names, f"the features {sorted(agreed - names)} were not requested")
-        missing = (offered & names) - agreed - {"kv_export"}
+        missing = (offered & names) - agreed - {"kv_export", "state_snapshots"}
         require(not missing, f"{sorted(missing)} are negotiated only together with others")
         _check_features(agreement)
         require(
@@ -214,10 +214,14 @@ def _requested_features(under_test: BackendUnderTest) -> None:
 
 def _check_features(agreement: Agreement) -> None:
     groups = agreement.kv_cache.groups
-    is_shareable = all(group.kind == "full" for group in groups)
+    kinds = {group.kind for group in groups}
     require(
-        is_shareable or not agreement.has("prefix_cache"),
-        "`prefix_cache` needs cache groups of the kind `full`",
+        kinds <= {"full", "state"} or not agreement.has("prefix_cache"),
+        "`prefix_cache` needs cache groups of the kinds `full` and `state`",
+    )
+    require(
+        "state" not in kinds or agreement.has("prefix_cache") == agreement.has("state_snapshots"),
+        "with recurrent states, `prefix_cache` and `state_snapshots` need each other",
     )
     has_tops = "top_n_tokens" in agreement.sampling
     require(agreement.has("logprobs") or not has_tops, "`top_n_tokens` needs `logprobs`")
