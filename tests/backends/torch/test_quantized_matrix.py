@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.backends.cpu.quantized_matrices import FORMS, random_matrix
+from tests.backends.cpu.quantized.matrices import FORMS, random_matrix
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
 from tgi_torch.weights.weight_formats import FP8, INT4, INT8, NF4, WeightFormat, common_format

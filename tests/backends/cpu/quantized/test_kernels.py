@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tests.backends.cpu.native_kernels import multiply
-from tests.backends.cpu.quantized_matrices import allocate
-from tests.backends.cpu.quantized_matrices import quantized_natively as packed
+from tests.backends.cpu.quantized.matrices import allocate
+from tests.backends.cpu.quantized.matrices import quantized_natively as packed
 from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import MatrixPlan
