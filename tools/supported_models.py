@@ -115,9 +115,9 @@ for images are not counted. A row without a model name describes a small config.
 Other tests compare the output of each family with `transformers`, on small models with random
 weights.
 
-If a model is published in a quantized format, the name of the format is in parentheses. Convert the
-weights of such a model to bfloat16 before you serve the model, because quantized checkpoints are
-rejected.
+If a model is published in a quantized format, the name of the format is in parentheses. [Quantized
+weights](quantization.md) lists the formats that can be served. Convert the weights of other models
+to bfloat16 before you serve the model.
 
 * `native`: all layers run in the compiled code of the backend. On the CPU, this code requires
   AVX-512 with bfloat16 instructions, and bfloat16 as the compute dtype. Otherwise, the model runs

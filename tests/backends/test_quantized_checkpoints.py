@@ -4,20 +4,23 @@ bfloat16, in every loader.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.backends.checkpoints import save_checkpoint
 from tests.backends.cpu.native_kernels import require_library
 from tests.backends.cpu.test_native import LIMITS, NUM_BLOCKS, ignore, logits_of
-from tests.quantized_checkpoints import RECIPES, write_quantized
+from tests.quantized_checkpoints import NAME, RECIPES, write_quantized
 from tgi.architectures import ModelSpec, load_spec
+from tgi.errors import ModelError
 from tgi.testing.reference.weights import read_weights
-from tgi.worker.checkpoint import quantized_parameters
+from tgi.worker.checkpoint import check_checkpoint, quantized_parameters
 from tgi_cpu.native_decoder import native_loader
 from tgi_cpu.native_quantized import QuantizedMatrix
 from tgi_cpu.native_records import BLOCK_TOKENS
@@ -186,3 +189,50 @@ def test_formats_are_known_before_loading(family, name, folders):
     }
     assert digests["q"] == digests["k"] == digests["v"]
     assert bool(digests["q"]) == RECIPES[name].has_order
+
+
+Q, K, OUT = (f"model.layers.0.self_attn.{part}_proj" for part in "qko")
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def without_scales(tensors):
+    del tensors[f"{Q}.scales"]
+
+
+def without_codes(tensors):
+    del tensors[f"{Q}.qweight"]
+
+
+def with_a_left_over(tensors):
+    tensors[f"{Q}.weight_scale"] = torch.ones(3)
+
+
+def with_the_parts_of_another_weight(tensors):
+    tensors.update({f"{OUT}.{key}": tensors[f"{K}.{key}"].clone() for key in PARTS})
+
+
+def with_less_codes(tensors):
+    tensors[f"{Q}.qweight"] = tensors[f"{Q}.qweight"][:-4].clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_scales, f"has no tensor `{Q}.scales`"),
+        (without_codes, f"has no tensor `{Q}.qweight`"),
+        (with_a_left_over, f"`{Q}.weight_scale`"),
+        (with_the_parts_of_another_weight, f"`{OUT}.weight` has shape [64, 128]"),
+        (
+            with_less_codes,
+            f"`{Q}.scales` has shape [4, 128], but its format requires [3, 128] for `{Q}.qweight`",
+        ),
+    ],
+)
+def test_a_wrong_tensor_is_named(change, message, folders, tmp_path):
+    path = shutil.copytree(folders("llama", "gptq")[0], tmp_path / "model")
+    tensors = load_file(path / NAME)
+    change(tensors)
+    save_file(tensors, path / NAME)
+    with pytest.raises(ModelError) as error:
+        check_checkpoint(path, spec_of(path))
+    assert message in str(error.value)

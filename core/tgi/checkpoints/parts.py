@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -38,12 +38,10 @@ _BFLOAT16_SHIFT = 16  # bfloat16 is the upper half of float32
 _BYTE_BITS = 8
 
 
-def modules_with(stored: Mapping[str, StoredTensor], key: str) -> Iterator[str]:
-    """Yield the names of all modules that have a tensor `MODULE.KEY`."""
-    suffix = f".{key}"
-    for name in stored:
-        if name.endswith(suffix):
-            yield name.removesuffix(suffix)
+def modules_with(stored: Mapping[str, StoredTensor], *keys: str) -> tuple[str, ...]:
+    """Return the names of all modules that have a tensor `MODULE.KEY` for one of `keys`."""
+    modules = (name.rpartition(".") for name in stored)
+    return tuple(dict.fromkeys(module for module, _, key in modules if key in keys))
 
 
 def weight_name(module: str) -> str:
@@ -59,8 +57,15 @@ def part(stored: Mapping[str, StoredTensor], module: str, key: str) -> StoredTen
     return stored[name]
 
 
-def check_part(stored: StoredTensor, shape: tuple[int, ...], dtypes: Collection[str]) -> None:
-    """Raise `ModelError` with the tensor's name if the tensor has another shape or dtype."""
+def check_part(
+    stored: StoredTensor,
+    shape: tuple[int, ...],
+    dtypes: Collection[str],
+    beside: StoredTensor | None = None,
+) -> None:
+    """Raise `ModelError` with the tensor's name if the tensor has another shape or dtype. `beside`
+    is the tensor from which the required shape was computed.
+    """
     if stored.dtype not in dtypes:
         raise ModelError(
             f"The tensor `{stored.name}` has the dtype {stored.dtype}, but its format requires"
@@ -68,9 +73,10 @@ def check_part(stored: StoredTensor, shape: tuple[int, ...], dtypes: Collection[
             _DAMAGED,
         )
     if stored.shape != shape:
+        source = "" if beside is None else f" for `{beside.name}` of shape {list(beside.shape)}"
         raise ModelError(
             f"The tensor `{stored.name}` has shape {list(stored.shape)}, but its format requires"
-            f" {list(shape)}.",
+            f" {list(shape)}{source}.",
             _DAMAGED,
         )
 

@@ -67,7 +67,9 @@ class AwqFormat:
 
     def tensors(self, stored: Mapping[str, StoredTensor]) -> Mapping[str, QuantizedTensor]:
         """Find the quantized weights. See `CheckpointFormat.tensors`."""
-        found = (self._tensor(stored, module) for module in modules_with(stored, "qweight"))
+        found = (
+            self._tensor(stored, module) for module in modules_with(stored, "qweight", "qzeros")
+        )
         return {tensor.name: tensor for tensor in found}
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
@@ -82,8 +84,8 @@ class AwqFormat:
         inputs, words = codes.shape
         groups = -(-inputs // (self.group_size or inputs)) if inputs else 0
         check_part(codes, codes.shape, _INTEGERS)
-        check_part(parts["qzeros"], (groups, words), _INTEGERS)
-        check_part(parts["scales"], (groups, words * _PER_WORD), ("F16", "BF16", "F32"))
+        check_part(parts["qzeros"], (groups, words), _INTEGERS, codes)
+        check_part(parts["scales"], (groups, words * _PER_WORD), ("F16", "BF16", "F32"), codes)
         form = QuantizedFormat(
             CodeKind.INTEGER,
             _BITS,

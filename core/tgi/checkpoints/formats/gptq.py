@@ -108,7 +108,9 @@ class GptqFormat:
 
     def tensors(self, stored: Mapping[str, StoredTensor]) -> Mapping[str, QuantizedTensor]:
         """Find the quantized weights. See `CheckpointFormat.tensors`."""
-        found = (self._tensor(stored, module) for module in modules_with(stored, "qweight"))
+        found = (
+            self._tensor(stored, module) for module in modules_with(stored, "qweight", "qzeros")
+        )
         return {tensor.name: tensor for tensor in found}
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
@@ -194,8 +196,8 @@ def _checked_shape(parts: Mapping[str, StoredTensor], settings: ModuleSettings) 
     inputs, outputs = codes.shape[0] * _WORD_BITS // bits, codes.shape[1]
     groups = -(-inputs // (settings.group_size or inputs)) if inputs else 0
     check_part(codes, codes.shape, _INTEGERS)
-    check_part(parts["scales"], (groups, outputs), ("F16", "BF16", "F32"))
-    check_part(parts["qzeros"], (groups, -(-outputs * bits // _WORD_BITS)), _INTEGERS)
+    check_part(parts["scales"], (groups, outputs), ("F16", "BF16", "F32"), codes)
+    check_part(parts["qzeros"], (groups, -(-outputs * bits // _WORD_BITS)), _INTEGERS, codes)
     if outputs * bits % _WORD_BITS:
         raise ModelError(
             f"The tensor `{codes.name}` has {outputs} outputs, but GPTQ requires a multiple of"
@@ -203,7 +205,7 @@ def _checked_shape(parts: Mapping[str, StoredTensor], settings: ModuleSettings) 
             _REMEDY,
         )
     if "g_idx" in parts:
-        check_part(parts["g_idx"], (inputs,), ("I32", "I64"))
+        check_part(parts["g_idx"], (inputs,), ("I32", "I64"), codes)
     return outputs, inputs
 
 

@@ -68,7 +68,7 @@ class MarlinFormat:
 
     def tensors(self, stored: Mapping[str, StoredTensor]) -> Mapping[str, QuantizedTensor]:
         """Find the quantized weights. See `CheckpointFormat.tensors`."""
-        found = (self._tensor(stored, module) for module in modules_with(stored, "B"))
+        found = (self._tensor(stored, module) for module in modules_with(stored, "B", "workspace"))
         return {tensor.name: tensor for tensor in found}
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
@@ -86,7 +86,7 @@ class MarlinFormat:
         inputs, outputs = codes.shape[0] * _TILE, codes.shape[1] // 2
         groups = -(-inputs // (self.group_size or inputs)) if inputs else 0
         check_part(codes, codes.shape, ("I32", "U32"))
-        check_part(parts["s"], (groups, outputs), ("F16", "BF16"))
+        check_part(parts["s"], (groups, outputs), ("F16", "BF16"), codes)
         form = QuantizedFormat(
             CodeKind.INTEGER,
             _BITS,

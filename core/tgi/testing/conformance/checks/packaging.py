@@ -22,7 +22,13 @@ from tgi.testing.conformance.require import not_applicable, require
 __all__ = ["CHECKS"]
 
 _FRAMEWORKS = ("torch", "jax", "jaxlib", "tensorflow", "transformers", "onnxruntime", "openvino")
-_PUBLIC_PACKAGES = ("tgi.backend", "tgi.worker", "tgi.architectures", "tgi.testing")
+_PUBLIC_PACKAGES = (
+    "tgi.backend",
+    "tgi.worker",
+    "tgi.checkpoints",
+    "tgi.architectures",
+    "tgi.testing",
+)
 _TIMEOUT_SECONDS = 60.0
 
 
