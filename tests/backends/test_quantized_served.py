@@ -25,6 +25,7 @@ ARGUMENTS = {
     "cpu": LIMITS,
     "tpu": (*LIMITS, "--tpu-platform", "cpu", "--tpu-token-buckets", "16"),
 }
+NEAR_TIE = 0.05  # difference of log probabilities that the rounding to bfloat16 can change
 LONG = pytest.mark.long
 
 
@@ -50,18 +51,29 @@ def folders(tmp_path_factory):
     ],
 )
 def test_greedy_tokens_are_those_of_the_dequantized_model(backend, name, folders, tmp_path):
-    parameters = {"max_new_tokens": 32, "details": True, "ignore_eos_token": True}
+    parameters = {
+        "max_new_tokens": 32,
+        "details": True,
+        "ignore_eos_token": True,
+        "top_n_tokens": 2,
+    }
     body = {"inputs": "The quick brown fox", "parameters": parameters}
-    tokens = []
+    tokens, margins = [], []
     for path in folders(name):
         log = tmp_path / "log"
         with running_server(path, backend, log, *ARGUMENTS[backend]) as server:
             response = httpx.post(f"{server.url}/generate", json=body, timeout=60).json()
         tokens.append([token["id"] for token in response["details"]["tokens"]])
+        tops = response["details"]["top_tokens"]
+        margins.append([first["logprob"] - second["logprob"] for first, second, *_ in tops])
         assert (LINES[backend] in log.read_text()) == (path.name == "quantized")
         assert ("The checkpoint is quantized: " in log.read_text()) == (path.name == "quantized")
-    assert tokens[0] == tokens[1]
     assert len(tokens[0]) > 1
+    different = [
+        place for place, pair in enumerate(zip(*tokens, strict=True)) if len(set(pair)) > 1
+    ]
+    if different:  # the tokens after a choice between two equally likely tokens are not compared
+        assert max(margin[different[0]] for margin in margins) < NEAR_TIE, different[0]
 
 
 def output(capsys, *words):
