@@ -1,9 +1,10 @@
 """Measure the growth of the engine process while it loads a checkpoint, and compare it with the
 size of the weights.
 
-    python benchmarks/loading.py FOLDER [--precision bfloat16|float32|int8|int4]
+    python benchmarks/loading.py FOLDER [--precision bfloat16|float32|int8|int4|stored]
 
-Each measurement runs in a new process, because the peak memory of a process cannot be reset.
+The precision `stored` is for a checkpoint that is already quantized. Each measurement runs in a new
+process, because the peak memory of a process cannot be reset.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_PRECISIONS = ("float32", "bfloat16", "int8", "int4")
+_PRECISIONS = ("float32", "bfloat16", "int8", "int4", "stored")
 _MEASURE = """
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from tgi.architectures import load_spec
 from tgi.backend import EngineConfig
 from tgi_cpu import tgi_backend
 from tgi_torch.memory import weights_bytes
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats
 from tgi_torch.weights.weight_formats import QUANTIZATIONS
 
 class Host:
@@ -34,14 +36,15 @@ def peak():
 
 path, precision = sys.argv[1], sys.argv[2]
 quantize = precision if precision in QUANTIZATIONS else None
-dtype = "bfloat16" if quantize else precision
+dtype = "bfloat16" if quantize or precision == "stored" else precision
 spec = load_spec(Path(path))
 worker = tgi_backend().create_worker(
     EngineConfig("cpu", path, spec, dtype=dtype, quantize=quantize), Host()
 )
 before = peak()
 worker.load()
-print(peak() - before, weights_bytes(spec, dtype, QUANTIZATIONS.get(quantize)))
+formats = QUANTIZATIONS.get(quantize) or checkpoint_formats(spec, Path(path))
+print(peak() - before, weights_bytes(spec, dtype, formats))
 """
 
 

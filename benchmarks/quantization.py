@@ -2,10 +2,14 @@
 compared with float32.
 
     python benchmarks/quantization.py [--conversations 400] [--prompts 206] [--kernels native|torch]
+    python benchmarks/quantization.py --model FOLDER [--windows 6]
 
 Perplexity is computed over the answers in conversations from the generator of the training text,
 with another seed than in training. Greedy answers are generated for the held-out prompts with which
 the demo model is scored.
+
+With `--model`, only the perplexity of another model is measured, over windows of 1,000 tokens from
+the documents of this repository.
 """
 
 from __future__ import annotations
@@ -39,7 +43,16 @@ from tools.train_demo.evaluate import render
 from tools.train_demo.held_out import prompts
 from tools.train_demo.text.generator import conversations
 
-_PRECISIONS = ("float32", "bfloat16", "int8", "int4")
+_PRECISIONS = (
+    "float32",
+    "bfloat16",
+    "int8",
+    "int4",
+    "bitsandbytes-nf4",
+    "bitsandbytes-fp4",
+    "fp8",
+)
+_WINDOW_TOKENS = 1000
 _SEED = 2026  # Differs from the seed of the training.
 _LIMITS = Limits(max_total_tokens=1024, max_sequences=1, max_step_tokens=1024)
 _BLOCK_TOKENS = 32
@@ -76,8 +89,15 @@ def main() -> None:
     )
     parser.add_argument("--conversations", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=len(prompts()))
+    parser.add_argument(
+        "--model", type=Path, help="the folder of a model, instead of the demo model"
+    )
+    parser.add_argument("--windows", type=int, default=6)
     parser.add_argument("--kernels", choices=["native", "torch"], default="native")
     arguments = parser.parse_args()
+    if arguments.model is not None:
+        _measure_model(arguments.model, arguments.windows, arguments.kernels)
+        return
     path = demo_model_path(print)
     spec, tokenizer = load_spec(path), Tokenizer.load(path)
     assert isinstance(spec, ModelSpec)
@@ -94,6 +114,30 @@ def main() -> None:
             for name, model in models.items():
                 scores[name].responses.append(_greedy(model, ids, tokenizer.eos_token_ids))
     _print_table(spec, scores)
+
+
+def _measure_model(path: Path, num_windows: int, kernels: str) -> None:
+    """Print the perplexity of each precision but float32, and its ratio to that of bfloat16."""
+    spec, tokenizer = load_spec(path), Tokenizer.load(path)
+    assert isinstance(spec, ModelSpec)
+    documents = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+    text = "\n".join(document.read_text(encoding="utf-8") for document in documents)
+    ids = tokenizer.encode(text).ids[: num_windows * _WINDOW_TOKENS]
+    print("| weights | size | perplexity | relative to bfloat16 |\n|---|--:|--:|--:|")
+    usual = None
+    for name in _PRECISIONS[1:]:
+        model, loss = _load(spec, path, name, kernels), 0.0
+        windows = torch.tensor(ids).split(_WINDOW_TOKENS)
+        with torch.inference_mode():
+            for window in windows:
+                logits = _forward(model, window[:-1], 0)
+                loss += torch.nn.functional.cross_entropy(
+                    logits, window[1:], reduction="sum"
+                ).item()
+        perplexity = math.exp(loss / (len(ids) - len(windows)))
+        usual = perplexity if usual is None else usual
+        size = weights_bytes(spec, "bfloat16", QUANTIZATIONS.get(name)) / 1e6
+        print(f"| {name} | {size:.1f} MB | {perplexity:.2f} | {perplexity / usual:.4f} |")
 
 
 def _load(spec: ModelSpec, path: Path, precision: str, kernels: str) -> Model:

@@ -46,7 +46,7 @@ from tgi_torch.memory import (
     weights_bytes,
 )
 from tgi_torch.model.fallback import check_model, refused_by_fallback, slow_by_fallback
-from tgi_torch.weights.checkpoint_formats import checkpoint_formats, formats_line
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats, dequantized_parameters
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
     CheckpointFormats,
@@ -147,8 +147,10 @@ class CpuBackend:
         config = with_compute_dtype(spec, config)
         formats = _formats(spec, config)
         if isinstance(formats, CheckpointFormats):
-            dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)), formats)
-            weights = (Implementation("weights", formats_line(formats, spec, dtype)),)
+            count = len(dequantized_parameters(formats, spec))
+            reason = f"{count} parameters are dequantized, because no kernel computes their matrix"
+            others = (("the same format for all parameters", reason),) if count else ()
+            weights = (Implementation("weights", f"{formats.name}, as in the checkpoint", others),)
         reason = unsupported_reason(config, load_library())
         if reason:
             return (

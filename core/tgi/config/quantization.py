@@ -49,9 +49,9 @@ QUANTIZATION_MEANINGS: Mapping[str, QuantizationMeaning] = MappingProxyType(
         "gptq": _reads("GPTQ", None),
         "marlin": _reads("Marlin", 4),
         "bitsandbytes": _rounds("integers", 8),
-        "bitsandbytes-nf4": _rounds("numbers", 4),
-        "bitsandbytes-fp4": _rounds("numbers", 4),
-        "fp8": _rounds("floating-point numbers", 8),
+        "bitsandbytes-nf4": _rounds("numbers of the type nf4", 4),
+        "bitsandbytes-fp4": _rounds("numbers of the type fp4", 4),
+        "fp8": _rounds("floating-point numbers (e4m3)", 8),
         "int8": _rounds("integers", 8),
         "int4": _rounds("integers", 4),
     }

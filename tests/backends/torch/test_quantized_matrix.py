@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.backends.checkpoints import save_variant
-from tests.backends.cpu.quantized.quantized_matrices import FORMS, random_matrix
+from tests.backends.cpu.quantized.matrices import FORMS, random_matrix
 from tgi.architectures import ModelSpec, load_spec
 from tgi.architectures.parameter_names import tensor_shapes
 from tgi_torch.model.decoder import build_decoder

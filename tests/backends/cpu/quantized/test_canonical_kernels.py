@@ -11,12 +11,7 @@ import pytest
 import torch
 
 from tests.backends.cpu.native_kernels import multiply
-from tests.backends.cpu.quantized.quantized_matrices import (
-    FORMS,
-    allocate,
-    native_matrix,
-    random_matrix,
-)
+from tests.backends.cpu.quantized.matrices import FORMS, allocate, native_matrix, random_matrix
 from tgi.checkpoints.quantized import CodeKind, QuantizedFormat
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_engine import Engine

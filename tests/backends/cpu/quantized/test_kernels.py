@@ -5,6 +5,8 @@ weights compared with those of plain torch.
 from __future__ import annotations
 
 import ctypes
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tests.backends.cpu.native_kernels import multiply
-from tests.backends.cpu.quantized.quantized_matrices import allocate
-from tests.backends.cpu.quantized.quantized_matrices import quantized_natively as packed
-from tgi_cpu.native import NativeLibrary
+from tests.backends.cpu.quantized.matrices import allocate
+from tests.backends.cpu.quantized.matrices import quantized_natively as packed
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import MatrixPlan
 from tgi_cpu.native_quantized import QuantizedMatrix
@@ -199,6 +201,18 @@ def test_a_non_finite_weight_is_visible(
     found = multiply(engine, packed(library, weight, weight_format), rows)
     assert not np.isfinite(found[:, 5]).any()
     assert np.isfinite(np.delete(found, 5, 1)).all()
+
+
+def test_an_old_library_is_rejected(tmp_path: Path) -> None:
+    """A library without a version number, and a library with another number."""
+    source = 'extern "C" int other() { return 0; }'
+    for content in (source, source + ' extern "C" int tgi_version() { return -1; }'):
+        (tmp_path / "old.cpp").write_text(content)
+        command = ["c++", "-shared", "-fPIC", "-o", tmp_path / "_native.so", tmp_path / "old.cpp"]
+        subprocess.run(command, check=True)
+        with pytest.raises(ImportError, match="Build the library again"):
+            load_library(tmp_path)
+        (tmp_path / "_native.so").unlink()
 
 
 def test_records_have_the_sizes_of_the_library(library: NativeLibrary) -> None:
