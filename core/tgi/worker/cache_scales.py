@@ -8,8 +8,14 @@ from pathlib import Path
 
 from tgi.architectures import Attention, LatentAttention, ModelSpec
 from tgi.backend.errors import ModelError
+from tgi.checkpoints.gguf.container import is_gguf_path
+from tgi.checkpoints.safetensors_file import (
+    MappedTensor,
+    close_files,
+    float32_array,
+    map_checkpoint,
+)
 from tgi.worker.cache_format import CACHE_FORMATS, CacheCoding, CacheScales, unscaled
-from tgi.worker.safetensors_file import MappedTensor, close_files, float32_array, map_checkpoint
 
 __all__ = ["cache_coding"]
 
@@ -50,7 +56,11 @@ def _scales_of(number: int, stored: dict[tuple[int, str], float]) -> CacheScales
 
 
 def _stored_scales(model_path: Path) -> dict[tuple[int, str], float]:
-    """Return the scales by layer number and side: k, v or kv."""
+    """Return the scales by layer number and side: k, v or kv. GGUF files contain no scales of the
+    cache.
+    """
+    if is_gguf_path(model_path):
+        return {}
     tensors = map_checkpoint(model_path)
     try:
         return {
