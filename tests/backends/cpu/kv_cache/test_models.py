@@ -51,7 +51,7 @@ def torch_logits(path: Path, spec: ModelSpec, name: str | None) -> Tensor:
     decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
     load_weights(decoder, path, ignore)
     coding = cache_coding(name, path, spec)
-    model = decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS, coding)
+    model = decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS, coding=coding)
     for layer in model.kv_cache.layers:
         for tensor in layer.owned:
             tensor.view(torch.uint8).fill_(0xFF)
@@ -61,7 +61,7 @@ def torch_logits(path: Path, spec: ModelSpec, name: str | None) -> Tensor:
 def native_logits(path: Path, spec: ModelSpec, name: str | None, library: NativeLibrary) -> Tensor:
     loaded = native_loader(library, 2)(spec, torch.bfloat16, path, ignore)
     coding = cache_coding(name, path, spec)
-    return logits_of(loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS, coding))
+    return logits_of(loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS, coding=coding))
 
 
 def error_of(logits: Tensor, expected: Tensor) -> float:
