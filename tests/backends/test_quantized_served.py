@@ -54,7 +54,7 @@ def test_greedy_tokens_are_those_of_the_dequantized_model(backend, name, folders
     parameters = {
         "max_new_tokens": 32,
         "details": True,
-        "ignore_eos_token": True,
+        "ignore_eos": True,
         "top_n_tokens": 2,
     }
     body = {"inputs": "The quick brown fox", "parameters": parameters}
