@@ -28,7 +28,8 @@ __all__ = ["Checkpoint", "LogicalTensors", "logical_tensors", "open_checkpoint",
 @dataclass(frozen=True)
 class LogicalTensors:
     """The tensors of a checkpoint by name, from the headers of the files alone. `plain` does not
-    contain the parts of `quantized`. `format` is None if the checkpoint is not quantized.
+    contain the parts of `quantized`. `format` is None if no tensor is quantized. This is also the
+    case if merged or dequantized weights were saved with the config of the quantized model.
     """
 
     format: CheckpointFormat | None
@@ -102,7 +103,7 @@ def logical_tensors(
     quantized = {} if form is None else form.tensors(stored, read)
     used = {part.name for tensor in quantized.values() for part in tensor.parts.values()}
     plain = {name: tensor for name, tensor in stored.items() if name not in used}
-    return LogicalTensors(form, plain, quantized)
+    return LogicalTensors(form if quantized else None, plain, quantized)
 
 
 def read_headers(model_path: Path) -> LogicalTensors:

@@ -18,7 +18,11 @@ from tgi.errors import ModelError
 __all__ = ["check_quantize", "find_format", "find_settings"]
 
 _SECTIONS = ("quantization_config", "compression_config")
-_SEPARATE_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+_SEPARATE_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+}
 """Files of older quantizers, and the method that wrote them."""
 
 

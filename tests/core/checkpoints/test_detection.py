@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from tgi.checkpoints.checkpoint import read_headers
 from tgi.checkpoints.detection import check_quantize, find_format
 from tgi.errors import ModelError
+from tgi.testing.tiny_models import write_tiny_model
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 
@@ -60,6 +62,22 @@ def test_an_unknown_method_is_an_error_with_the_known_ones(tmp_path):
     write(tmp_path, config={"quantization_config": [4]})
     with pytest.raises(ModelError, match="`quantization_config` must be an object"):
         find_format(tmp_path)
+
+
+def test_the_separate_file_of_modelopt_is_an_error(tmp_path):
+    """Its tensors must not be reported as tensors of another model."""
+    write(tmp_path, config={}, hf_quant_config={"quantization": {"quant_algo": "FP8"}})
+    with pytest.raises(ModelError, match=r"hf_quant_config.json: .* `modelopt` is not supported"):
+        find_format(tmp_path)
+
+
+def test_a_checkpoint_without_quantized_tensors_has_no_format(tmp_path):
+    write_tiny_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    write(tmp_path, config=config | {"quantization_config": GPTQ})
+    headers = read_headers(tmp_path)
+    assert headers.format is None
+    assert "model.layers.0.mlp.up_proj.weight" in headers.plain
 
 
 @pytest.mark.parametrize(
