@@ -131,7 +131,15 @@ class Decoder:
                 for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)
             ]
             kv_cache.clear_states(metadata.states[torch.tensor(is_new, device=self.device)])
-        context = StepContext(
+        context = self.step_context(metadata, kv_cache)
+        x = self.embedding(token_ids, metadata.positions)
+        for block in self.blocks:
+            x = block(x, context)
+        return self.final_norm(x)
+
+    def step_context(self, metadata: AttentionMetadata, kv_cache: KVCache) -> StepContext:
+        """Compute the data that all layers share during the step of `metadata`."""
+        return StepContext(
             metadata=metadata,
             kv_cache=kv_cache,
             rotations=tuple(table.lookup(metadata) for table in self.rotary_tables),
@@ -146,10 +154,6 @@ class Decoder:
             ),
             state_plan=None if metadata.states is None else self.ops.plan_states(metadata),
         )
-        x = self.embedding(token_ids, metadata.positions)
-        for block in self.blocks:
-            x = block(x, context)
-        return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute logits float32 [N, vocab] of hidden vectors [N, hidden]."""
