@@ -119,9 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="use the same code for 0 in all groups, as most kernels require",
     )
-    parser.add_argument(
-        "--asym", dest="sym", action="store_false", help="alias of --no-sym"
-    )
+    parser.add_argument("--asym", dest="sym", action="store_false", help="alias of --no-sym")
     parser.add_argument("--percdamp", type=float, default=0.01, help="damping (0.01)")
     parser.add_argument("--calibration-text", metavar="FILE", help="file with plain text in UTF-8")
     parser.add_argument(

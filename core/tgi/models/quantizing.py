@@ -101,7 +101,7 @@ def token_sequences(
     return tuple(np.array([*bos, *part], np.int32) for part in chosen)
 
 
-def quantize_model(  # noqa: PLR0913 - the model, the settings and the place of the result
+def quantize_model(
     model: Model,
     sequences: tuple[Int32Array, ...],
     settings: GptqSettings,

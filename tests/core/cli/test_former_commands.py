@@ -50,8 +50,8 @@ def test_help_and_versions(capsys):
     assert "text-generation-router 4." in output.out
     assert "--max-batch-prefill-tokens" in output.out
     assert server_main(["serv"]) == 2
-    assert server_main(["quantize", "a", "b"]) == 2
-    assert "`quantize` is not part of this version" in capsys.readouterr().err
+    assert server_main(["quantize", "a", "b", "--upload-to-model-id", "c/d"]) == 2
+    assert "`--upload-to-model-id` is not supported" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         benchmark_main(["--help"])
     assert ended.value.code == 0

@@ -39,7 +39,7 @@ from tgi_torch.gptq.targets import (
 from tgi_torch.memory import weights_bytes
 from tgi_torch.weights.loading import load_weights
 
-__all__ = ["quantize_checkpoint"]
+__all__ = ["quantization_config", "quantize_checkpoint"]
 
 _MAX_FILE_BYTES = 5_000_000_000
 _ENTRY_BYTES = 160  # of a header, in addition to the name of the tensor
@@ -240,9 +240,7 @@ def _check_resources(
     job: QuantizationJob, checkpoint: Checkpoint, dtype: torch.dtype, free_bytes: int
 ) -> None:
     """Raise `BackendError` if the memory or the disk space is not sufficient."""
-    layers = layer_placements(
-        file_order(job.spec, checkpoint), checkpoint, job.settings.bits
-    )
+    layers = layer_placements(file_order(job.spec, checkpoint), checkpoint, job.settings.bits)
     shapes = {
         layer: [oriented_shape(placement, checkpoint) for placement in placements]
         for layer, placements in layers.items()

@@ -180,7 +180,9 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
         lower, failed = torch.linalg.cholesky_ex(damped)
         if int(failed):
             continue
-        factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        inverse = torch.cholesky_inverse(lower)
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
         if not int(failed) and bool(factor.isfinite().all()):
             return factor
     raise ModelError(
