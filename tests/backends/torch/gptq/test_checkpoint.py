@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.backends.checkpoints import save_checkpoint
 from tests.packed_weights import PlainWeight, pack_gptq
 from tgi.architectures import load_spec
 from tgi.backend import BackendError, GptqSettings, ModelError, QuantizationJob
@@ -18,7 +19,7 @@ from tgi_torch.gptq.quantizer import quantization_config, quantize_checkpoint
 from tgi_torch.gptq.solver import QuantizedWeights
 
 MIXTURE = {
-    "architectures": ["MixtralForCausalLM"],
+    "vocab_size": 256,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -27,9 +28,6 @@ MIXTURE = {
     "num_local_experts": 8,
     "num_experts_per_tok": 1,
     "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-    "rope_theta": 10000.0,
 }
 
 
@@ -126,7 +124,7 @@ def test_the_loader_reads_the_codes_that_were_computed(tmp_path, family, setting
 
 
 def test_experts_without_tokens_are_rounded_and_reported(tmp_path):
-    write_tiny_model(tmp_path / "source", "llama", **MIXTURE, model_type="mixtral")
+    save_checkpoint(tmp_path / "source", "mixtral", **MIXTURE)
     lines = quantize(tmp_path / "source", tmp_path / "out", GptqSettings(4, 16), num_tokens=2)
     assert "experts that no token reached were rounded to nearest" in lines[-1]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
