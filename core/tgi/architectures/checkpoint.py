@@ -29,6 +29,7 @@ from tgi.errors import ModelError
 
 __all__ = [
     "ADAPTER_CONFIG_NAME",
+    "DTYPE_BYTES",
     "FLOAT_BYTES",
     "INDEX_NAME",
     "StoredTensor",
@@ -42,6 +43,18 @@ __all__ = [
 
 FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"F64": 8, "F32": 4, "F16": 2, "BF16": 2})
 """Stored dtypes from which a parameter can be read, and the size of a value in bytes."""
+
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        **FLOAT_BYTES,
+        **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+        **dict.fromkeys(("BOOL", "I8", "U8"), 1),
+        **dict.fromkeys(("I16", "U16"), 2),
+        **dict.fromkeys(("I32", "U32"), 4),
+        **dict.fromkeys(("I64", "U64", "C64"), 8),
+    }
+)
+"""The stored dtypes whose values are whole bytes, and the size of a value in bytes."""
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -149,7 +162,7 @@ def _checked(
             f" has {file_bytes} bytes.",
             _DOWNLOAD_AGAIN,
         )
-    value_bytes = FLOAT_BYTES.get(entry.dtype)
+    value_bytes = DTYPE_BYTES.get(entry.dtype)
     if value_bytes is not None and not _fits(entry.shape, value_bytes, stop - start):
         raise ModelError(
             f"{shown(path)}: tensor `{shown(name)}` of shape {_some_sizes(entry.shape)} and dtype"

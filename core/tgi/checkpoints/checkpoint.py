@@ -11,7 +11,7 @@ from typing import final
 from tgi.architectures.checkpoint import StoredTensor, stored_tensors
 from tgi.checkpoints.detection import find_format
 from tgi.checkpoints.quantized import QuantizedMatrix
-from tgi.checkpoints.quantized_tensor import Array, CheckpointFormat, QuantizedTensor
+from tgi.checkpoints.quantized_tensor import Array, CheckpointFormat, QuantizedTensor, Read
 from tgi.checkpoints.safetensors_file import (
     MappedTensor,
     close_files,
@@ -92,22 +92,25 @@ class Checkpoint:
 
 
 def logical_tensors(
-    form: CheckpointFormat | None, stored: Mapping[str, StoredTensor]
+    form: CheckpointFormat | None, stored: Mapping[str, StoredTensor], read: Read
 ) -> LogicalTensors:
-    """Find the quantized tensors among `stored`. Raises `ModelError` with the tensor's name if a
-    part is missing or has a wrong shape or dtype.
+    """Find the quantized tensors among `stored`, whose data `read` returns by name. Raises
+    `ModelError` with the tensor's name if a part is missing or has a wrong shape or dtype.
     """
-    quantized = {} if form is None else form.tensors(stored)
+    quantized = {} if form is None else form.tensors(stored, read)
     used = {part.name for tensor in quantized.values() for part in tensor.parts.values()}
     plain = {name: tensor for name, tensor in stored.items() if name not in used}
     return LogicalTensors(form, plain, quantized)
 
 
 def read_headers(model_path: Path) -> LogicalTensors:
-    """Read the tensors of a checkpoint, from its config and the headers of its files. Raises
-    `ModelError`.
+    """Read the tensors of a checkpoint, from its config, the headers of its files, and the small
+    tensors that contain shapes. Raises `ModelError`.
     """
-    return logical_tensors(find_format(model_path), stored_tensors(model_path))
+    if find_format(model_path) is None:
+        return LogicalTensors(None, stored_tensors(model_path), {})
+    with open_checkpoint(model_path) as checkpoint:
+        return checkpoint.tensors
 
 
 @contextmanager
@@ -116,7 +119,9 @@ def open_checkpoint(model_path: Path) -> Iterator[Checkpoint]:
     mapped = map_checkpoint(model_path)
     try:
         stored = {name: tensor.stored for name, tensor in mapped.items()}
-        tensors = logical_tensors(find_format(model_path), stored)
+        tensors = logical_tensors(
+            find_format(model_path), stored, lambda name: stored_array(mapped[name])
+        )
         yield Checkpoint(model_path, tensors, mapped)
     finally:
         close_files(mapped)

@@ -18,8 +18,9 @@ __all__ = ["Array", "CheckpointFormat", "Decode", "QuantizedTensor", "Read"]
 Array = npt.NDArray[Any]
 
 Read = Callable[[str], Array]
-"""Returns the stored tensor with a role, for example `qweight`, as a view of the file. BF16 tensors
-are returned as uint16, and fp8 tensors as uint8.
+"""Returns the data of a stored tensor as a view of the file. BF16 tensors are returned as uint16,
+and fp8 tensors as uint8. `Decode` reads a tensor by its key in `QuantizedTensor.parts`, for example
+`qweight`, and `CheckpointFormat.tensors` by its name in the checkpoint.
 """
 
 Decode = Callable[[Read, int | None, slice], QuantizedMatrix]
@@ -62,9 +63,14 @@ class CheckpointFormat(Protocol):
     def description(self) -> str:
         """One line for tables and logs, for example `GPTQ, 4 bits in groups of 128`."""
 
-    def tensors(self, stored: Mapping[str, StoredTensor]) -> Mapping[str, QuantizedTensor]:
+    def tensors(
+        self, stored: Mapping[str, StoredTensor], read: Read
+    ) -> Mapping[str, QuantizedTensor]:
         """Find the quantized weights among all stored tensors of a checkpoint. Returns them by
         `QuantizedTensor.name`. Stored tensors that no weight uses remain ordinary tensors.
+
+        Some formats store the shape of a weight, or the bits of its groups, as data. Only such
+        small tensors are read.
 
         Raises `ModelError` with the name of the tensor if a part is missing, or has the wrong shape
         or dtype.

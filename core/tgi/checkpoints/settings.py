@@ -66,6 +66,16 @@ class Settings:
             raise self.error(key, value, "a list of texts")
         return tuple(value)
 
+    def integers(self, *keys: str) -> tuple[int, ...]:
+        """Return a list of integers that are at least 1. The result is empty if there is no such
+        key.
+        """
+        key, value = self._find(keys, ())
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_list or not all(type(item) is int and item > 0 for item in value):
+            raise self.error(key, value, "a list of integers >= 1")
+        return tuple(value)
+
     def section(self, *keys: str) -> Settings | None:
         """Return the object with this key, or None if there is none."""
         key, value = self._find(keys, None)

@@ -14,7 +14,7 @@ from tgi.architectures import ModelSpec
 from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import SAFETENSORS, EngineConfig
-from tgi.checkpoints.checkpoint import LogicalTensors, logical_tensors
+from tgi.checkpoints.checkpoint import LogicalTensors, read_headers
 from tgi.checkpoints.exceptions import unquantized_modules
 from tgi.config import ServeOptions, num_shard_of
 from tgi.models.backend_choice import remaining_quantize
@@ -92,8 +92,11 @@ def inspect_model(
     """
     source, spec = model.source, model.spec
     is_safetensors = source.model_format.name == SAFETENSORS.name
-    stored = stored_tensors(source.path) if is_safetensors else {}
-    tensors = logical_tensors(model.quantization, stored)
+    if is_safetensors and model.quantization is not None:
+        tensors = read_headers(source.path)
+    else:
+        stored = stored_tensors(source.path) if is_safetensors else {}
+        tensors = LogicalTensors(None, stored, {})
     parameters: int | None
     if isinstance(spec, ModelSpec):
         parameters = sum(map(math.prod, tensor_shapes(spec).values()))

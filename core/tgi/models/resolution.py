@@ -10,7 +10,7 @@ from tgi.architectures import ModelSpec, load_spec
 from tgi.architectures.checkpoint import INDEX_NAME, stored_tensors
 from tgi.architectures.config_reader import read_config
 from tgi.architectures.plausibility import check_num_layers, check_shapes
-from tgi.checkpoints.checkpoint import logical_tensors
+from tgi.checkpoints.checkpoint import LogicalTensors, read_headers
 from tgi.checkpoints.detection import find_format
 from tgi.config import Environment, ServeOptions
 from tgi.errors import BackendError, ModelError
@@ -96,7 +96,8 @@ def _read_model(source: ModelSource, options: ServeOptions) -> Model:
     spec = load_spec(folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
     if not isinstance(spec, ModelSpec):
         return Model(source, spec, folder)
-    logical = logical_tensors(find_format(folder) if tensors else None, tensors)
+    is_quantized = bool(tensors) and find_format(folder) is not None
+    logical = read_headers(folder) if is_quantized else LogicalTensors(None, tensors, {})
     check_shapes(spec, config, logical.shapes, logical.quantized)
     notices = checkpoint_notices(folder, spec, logical) if tensors else ()
     return Model(source, spec, folder, notices, logical.format)

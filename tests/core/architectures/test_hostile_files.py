@@ -194,7 +194,7 @@ HEADERS = {
     "a name twice": (name_twice(entry(), entry(4, 8)), 8, "follows unused bytes"),
     "metadata": ({"__metadata__": {"a": 1}, "a": entry()}, 4, "the safetensors library rejects"),
     "unknown dtype": ({"a": entry(dtype="Q9")}, 4, "the safetensors library rejects"),
-    "wrong size": ({"a": entry(shape=(2,), dtype="I32")}, 4, "the safetensors library rejects"),
+    "wrong size": ({"a": entry(shape=(2,), dtype="I32")}, 4, "I32 needs 8 bytes"),
     "large sizes": ({"a": entry(shape=(1 << 62,) * 9)}, 4, "needs"),
     "many sizes": ({"a": entry(shape=(1 << 62,) * 20_000)}, 4, "more than 16 dimensions"),
     "nested": (b'{"a":' + b"[" * 100_000, 0, "the header"),

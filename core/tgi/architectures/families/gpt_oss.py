@@ -22,7 +22,6 @@ from tgi.architectures.families.llama import (
 from tgi.architectures.layers import sequential, sliding_layers
 from tgi.architectures.spec import MLP, MixtureOfExperts, ModelSpec, Router, WeightRule
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
-from tgi.errors import ModelError
 
 __all__ = ["spec"]
 
@@ -39,9 +38,9 @@ _YARN = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Build the spec of GptOssForCausalLM from its config. Experts must not be quantized."""
+    """Build the spec of GptOssForCausalLM from its config."""
     reader = ConfigReader(config)
-    _refuse_quantized(reader)
+    _check_activation(reader)
     if not (reader.has("rope_parameters") or reader.has("rope_scaling")):
         reader = ConfigReader(config | {"rope_scaling": _YARN})
     bias = reader.boolean("attention_bias", default=True)
@@ -73,12 +72,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     return decoder_spec(reader, "gpt_oss", layers, final_norm=norm, weights=_weight_rules())
 
 
-def _refuse_quantized(reader: ConfigReader) -> None:
-    if reader.has("quantization_config"):
-        raise ModelError(
-            "The experts of this gpt_oss checkpoint are quantized, which is not supported yet.",
-            "Choose a checkpoint with bfloat16 experts.",
-        )
+def _check_activation(reader: ConfigReader) -> None:
     if reader.number("swiglu_limit", default=7.0) != 7.0:
         raise reader.error("swiglu_limit", "must be 7.0, the limit of the published models")
     if reader.number("swiglu_alpha", default=1.702) != 1.702:

@@ -106,7 +106,9 @@ class GptqFormat:
         mixed = ", other settings for some modules" if self.rules else ""
         return f"GPTQ, {base.bits} bits, {groups}{order}{mixed}"
 
-    def tensors(self, stored: Mapping[str, StoredTensor]) -> Mapping[str, QuantizedTensor]:
+    def tensors(
+        self, stored: Mapping[str, StoredTensor], read: Read
+    ) -> Mapping[str, QuantizedTensor]:
         """Find the quantized weights. See `CheckpointFormat.tensors`."""
         found = (
             self._tensor(stored, module) for module in modules_with(stored, "qweight", "qzeros")

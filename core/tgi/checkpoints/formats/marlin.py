@@ -66,7 +66,9 @@ class MarlinFormat:
             return "Marlin, 4 bits, one group per output"
         return f"Marlin, 4 bits, groups of {self.group_size} inputs"
 
-    def tensors(self, stored: Mapping[str, StoredTensor]) -> Mapping[str, QuantizedTensor]:
+    def tensors(
+        self, stored: Mapping[str, StoredTensor], read: Read
+    ) -> Mapping[str, QuantizedTensor]:
         """Find the quantized weights. See `CheckpointFormat.tensors`."""
         found = (self._tensor(stored, module) for module in modules_with(stored, "B", "workspace"))
         return {tensor.name: tensor for tensor in found}
