@@ -176,6 +176,6 @@ def test_the_benchmark_measures_a_server(tmp_path, tiny_model, capsys):
 
 def test_no_flag_has_both_a_note_and_a_replacement():
     tables = [value for name, value in vars(former_commands).items() if name.endswith("_FLAGS")]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert all(not (former.note and former.replacement) for former in table.values())

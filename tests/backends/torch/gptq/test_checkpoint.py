@@ -124,7 +124,7 @@ def test_the_loader_reads_the_codes_that_were_computed(tmp_path, family, setting
 
 
 def test_experts_without_tokens_are_rounded_and_reported(tmp_path):
-    save_checkpoint(tmp_path / "source", "mixtral", **MIXTURE)
+    save_checkpoint("mixtral", tmp_path / "source", **MIXTURE)
     lines = quantize(tmp_path / "source", tmp_path / "out", GptqSettings(4, 16), num_tokens=2)
     assert "experts that no token reached were rounded to nearest" in lines[-1]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
