@@ -4,8 +4,8 @@ format and read by the loader, compared with the unquantized model.
     python benchmarks/quantization_error.py [--conversations 400] [--kinds gptq awq ...]
 
 All models are computed in float32 with dequantized weights, so that the differences are those of
-the formats. The writers round the weights to the nearest codes. `tgi quantize` writes the checkpoints
-of GPTQ with calibration.
+the formats. The writers round the weights to the nearest codes. `tgi quantize` writes the
+checkpoints of GPTQ with calibration.
 """
 
 from __future__ import annotations

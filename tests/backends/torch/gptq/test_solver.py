@@ -19,7 +19,7 @@ def problem(seed=0):
 
 def reference(weights, inputs, result, settings):
     """The codes of optimal brain quantization (arXiv 2208.11580, equation 7) in the order of the
-    solver, with the solver's scales. The inverse is computed anew for each input.
+    solver, with the solver's scales. The inverse is computed again for each input.
     """
     hessian = inputs.T @ inputs
     order = np.argsort(-np.diag(hessian).astype(np.float32), kind="stable")
