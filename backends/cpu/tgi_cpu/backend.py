@@ -1,12 +1,13 @@
 """The `Backend` class of the CPU backend. The class reports whether this machine can run a model.
 
-Only `create_worker` and `explain` import torch.
+Only `create_worker`, `explain` and `quantize` import torch.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import final
@@ -26,6 +27,7 @@ from tgi.backend import (
     ModelError,
     ModelFilesWanted,
     ProbeResult,
+    QuantizationJob,
     Support,
     Worker,
     WorkerReporter,
@@ -179,6 +181,12 @@ class CpuBackend:
         method imports torch.
         """
         check_model(spec, config)
+
+    def quantize(self, job: QuantizationJob, report: Callable[[str], None]) -> None:
+        """Quantize the weights of a checkpoint by GPTQ. This method imports torch."""
+        from tgi_torch.gptq.quantizer import quantize_checkpoint  # noqa: PLC0415 - see above
+
+        quantize_checkpoint(job, report, machine.free_memory())
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Create the worker. This method imports torch."""

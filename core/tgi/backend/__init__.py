@@ -61,6 +61,7 @@ from tgi.backend.protocols import (
     Worker,
     WorkerReporter,
 )
+from tgi.backend.quantizer import GptqSettings, QuantizationJob, Quantizer
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -111,6 +112,7 @@ __all__ = [
     "Explainer",
     "ExportBlocks",
     "Float32Array",
+    "GptqSettings",
     "GrammarMasks",
     "Health",
     "Implementation",
@@ -134,7 +136,9 @@ __all__ = [
     "Pooling",
     "ProbeResult",
     "PromptScores",
+    "QuantizationJob",
     "QuantizationMeaning",
+    "Quantizer",
     "Record",
     "RequestedLimits",
     "RowError",

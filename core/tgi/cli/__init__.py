@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "Serve a model over HTTP.",
     "download": "Download a model into the cache.",
     "inspect": "Show the family, the memory and the possible backends of a model.",
+    "quantize": "Quantize the weights of a model by GPTQ and write a new checkpoint.",
     "bench": "Measure a running server.",
     "migrate": "Convert a TGI 3 command into a `tgi serve` command.",
     "sagemaker": "Serve with the variables and the port of SageMaker.",

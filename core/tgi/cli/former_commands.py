@@ -54,6 +54,16 @@ _DOWNLOAD_FLAGS = {
     "--merge-lora": FormerFlag(note="adapters are not merged", takes_value=False),
     "--no-merge-lora": FormerFlag(takes_value=False),
 }
+_QUANTIZE_FLAGS = {
+    "--logger-level": _LEVEL,
+    "--json-output": FormerFlag(note="progress is printed as plain lines", takes_value=False),
+    "--no-json-output": FormerFlag(takes_value=False),
+    "--trust-remote-code": FormerFlag(
+        note="code of a model repository is never run", takes_value=False
+    ),
+    "--no-trust-remote-code": FormerFlag(takes_value=False),
+}
+_UPLOAD_FLAG = "--upload-to-model-id"
 _ROUTER_FLAGS = {
     "--tokenizer-name": FormerFlag("--model-id"),
     "--master-shard-uds-path": _SOCKET,
@@ -71,9 +81,10 @@ _BENCHMARK_DEFAULTS = ("--prompt-tokens", "10", "--output-tokens", "8", "--round
 
 _SERVER_HELP = """Usage: text-generation-server serve MODEL [OPTIONS]
        text-generation-server download-weights MODEL [OPTIONS]
+       text-generation-server quantize MODEL OUT [OPTIONS]
 
 `serve` is an alias of `tgi serve`. It starts the complete server, without a separate router.
-`download-weights` is an alias of `tgi download`."""
+`download-weights` is an alias of `tgi download`. `quantize` is an alias of `tgi quantize`."""
 _ROUTER_HELP = """Usage: text-generation-router [OPTIONS]
        text-generation-router print-schema
 
@@ -90,7 +101,7 @@ def server_main(arguments: Sequence[str] | None = None) -> int:
         case ["download-weights"]:
             return run_command(lambda: _download(words[1:]))
         case ["quantize"]:
-            return run_command(_refuse_quantize)
+            return run_command(lambda: _quantize(words[1:]))
     return _other("text-generation-server", words, _SERVER_HELP)
 
 
@@ -156,11 +167,15 @@ def _print_schema() -> int:
     return 0
 
 
-def _refuse_quantize() -> int:
-    raise UsageError(
-        "error: `quantize` is not part of this version.",
-        "Use the option `--quantize` of `tgi serve`, which quantizes the weights at startup.",
-    )
+def _quantize(words: Sequence[str]) -> int:
+    from tgi.cli import quantize  # noqa: PLC0415 - as above
+
+    if any(word.partition("=")[0] == _UPLOAD_FLAG for word in words):
+        raise UsageError(
+            f"error: `{_UPLOAD_FLAG}` is not supported.",
+            "Remove it, and upload the output folder: hf upload OWNER/NAME FOLDER.",
+        )
+    return quantize.run(_translate_and_print(words, _QUANTIZE_FLAGS))
 
 
 def _translate_and_print(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> list[str]:

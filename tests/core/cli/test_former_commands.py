@@ -50,8 +50,8 @@ def test_help_and_versions(capsys):
     assert "text-generation-router 4." in output.out
     assert "--max-batch-prefill-tokens" in output.out
     assert server_main(["serv"]) == 2
-    assert server_main(["quantize", "a", "b"]) == 2
-    assert "`quantize` is not part of this version" in capsys.readouterr().err
+    assert server_main(["quantize", "a", "b", "--upload-to-model-id", "c/d"]) == 2
+    assert "`--upload-to-model-id` is not supported" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         benchmark_main(["--help"])
     assert ended.value.code == 0
@@ -176,6 +176,6 @@ def test_the_benchmark_measures_a_server(tmp_path, tiny_model, capsys):
 
 def test_no_flag_has_both_a_note_and_a_replacement():
     tables = [value for name, value in vars(former_commands).items() if name.endswith("_FLAGS")]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert all(not (former.note and former.replacement) for former in table.values())

@@ -141,7 +141,17 @@ class Decoder:
             ]
             kv_cache.clear_states(metadata.states[torch.tensor(is_new, device=self.device)])
         x = self.embedding(token_ids, metadata.positions)
-        context = StepContext(
+        layer_inputs = self.embedding.inputs_of_layers(token_ids, x)
+        context = self.step_context(metadata, kv_cache, layer_inputs)
+        for block in self.blocks:
+            x = block(x, context)
+        return self.final_norm(x)
+
+    def step_context(
+        self, metadata: AttentionMetadata, kv_cache: KVCache, layer_inputs: Tensor | None
+    ) -> StepContext:
+        """Compute the data that all layers share during the step of `metadata`."""
+        return StepContext(
             metadata=metadata,
             kv_cache=kv_cache,
             rotations=tuple(table.lookup(metadata) for table in self.rotary_tables),
@@ -155,11 +165,8 @@ class Decoder:
                 else self.ops.plan_cross_attention(metadata, kv_cache.block_size)
             ),
             state_plan=None if metadata.states is None else self.ops.plan_states(metadata),
-            layer_inputs=self.embedding.inputs_of_layers(token_ids, x),
+            layer_inputs=layer_inputs,
         )
-        for block in self.blocks:
-            x = block(x, context)
-        return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute logits float32 [N, vocab] of hidden vectors [N, hidden]."""
