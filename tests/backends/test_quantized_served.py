@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.live_server import running_server
+from tests.near_ties import assert_equal_up_to_near_ties, generated
 from tests.quantized_checkpoints import change_config, write_quantized
 from tgi.cli import main
 from tgi.testing.tiny_models import write_tiny_model
@@ -25,7 +26,6 @@ ARGUMENTS = {
     "cpu": LIMITS,
     "tpu": (*LIMITS, "--tpu-platform", "cpu", "--tpu-token-buckets", "16"),
 }
-NEAR_TIE = 0.05  # difference of log probabilities that the rounding to bfloat16 can change
 LONG = pytest.mark.long
 
 
@@ -58,22 +58,16 @@ def test_greedy_tokens_are_those_of_the_dequantized_model(backend, name, folders
         "top_n_tokens": 2,
     }
     body = {"inputs": "The quick brown fox", "parameters": parameters}
-    tokens, margins = [], []
+    found = []
     for path in folders(name):
         log = tmp_path / "log"
         with running_server(path, backend, log, *ARGUMENTS[backend]) as server:
             response = httpx.post(f"{server.url}/generate", json=body, timeout=60).json()
-        tokens.append([token["id"] for token in response["details"]["tokens"]])
-        tops = response["details"]["top_tokens"]
-        margins.append([first["logprob"] - second["logprob"] for first, second, *_ in tops])
+        found.append(generated(response))
         assert (LINES[backend] in log.read_text()) == (path.name == "quantized")
         assert ("The checkpoint is quantized: " in log.read_text()) == (path.name == "quantized")
-    assert len(tokens[0]) > 1
-    different = [
-        place for place, pair in enumerate(zip(*tokens, strict=True)) if len(set(pair)) > 1
-    ]
-    if different:  # the tokens after a choice between two equally likely tokens are not compared
-        assert max(margin[different[0]] for margin in margins) < NEAR_TIE, different[0]
+    assert len(found[0][0]) == 32
+    assert_equal_up_to_near_ties(*found)
 
 
 def output(capsys, *words):
