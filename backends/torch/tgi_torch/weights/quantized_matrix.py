@@ -160,7 +160,8 @@ class _AnyFormat:
     def store(self, first_row: int, rows: CanonicalMatrix) -> None:
         rows = rows.in_form(self._form)
         place = slice(first_row, first_row + len(rows.codes))
-        codes = torch.from_numpy(rows.codes)
+        # Codes of one byte are a view of the file, for which torch prints a warning.
+        codes = torch.from_numpy(np.require(rows.codes, requirements="W"))
         if self._is_packed:
             codes = functional.pad(codes, (0, codes.shape[1] % 2))
             codes = codes[:, ::2] | codes[:, 1::2] << 4
