@@ -24,6 +24,7 @@ from tgi.testing.reference.weights import read_weights
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.model.decoder import build_decoder
 from tgi_torch.ops import REFERENCE
+from tgi_torch.weights.checkpoint_formats import checkpoint_formats
 from tgi_torch.weights.loading import load_weights
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
@@ -71,6 +72,17 @@ def check(source: Path, tmp_path: Path, kind: str, num_quantized: int) -> None:
 def test_quantized_weights_give_the_same_logits(source: Path, tmp_path: Path, kind: str) -> None:
     counts = {"llama": 14, "qwen2": 14, "phi3": 8, "mixtral": 8 + 2 * 3 * 5}
     check(source, tmp_path, kind, counts[source.name])
+
+
+@pytest.mark.parametrize("source", ["llama"], indirect=True)
+def test_codes_that_are_views_of_the_file_are_loaded(source: Path, tmp_path: Path) -> None:
+    """torch prints a warning for arrays that cannot be written. Warnings are errors in tests."""
+    quantized_checkpoint(source, tmp_path / "quantized", "compressed-fp8")
+    spec = load_spec(tmp_path / "quantized")
+    assert isinstance(spec, ModelSpec)
+    formats = checkpoint_formats(spec, tmp_path / "quantized")
+    decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu", formats)
+    load_weights(decoder, tmp_path / "quantized", lambda done, total: None)
 
 
 @pytest.mark.parametrize("source", ["gpt_oss"], indirect=True)

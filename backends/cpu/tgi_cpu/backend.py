@@ -37,6 +37,7 @@ from tgi.backend import (
 from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.cache_format import CACHE_FORMATS
 from tgi.worker.cache_layout import values_per_token
+from tgi.worker.cache_scales import cache_coding
 from tgi.worker.checkpoint import main_dtype_of
 from tgi_cpu import machine
 from tgi_torch.memory import (
@@ -177,10 +178,12 @@ class CpuBackend:
         )
 
     def check(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> None:
-        """Check the weight files as the loader does. For a model of an unknown architecture, this
-        method imports torch.
+        """Check the weight files and the scales of the cache as the loader does. For a model of an
+        unknown architecture, this method imports torch.
         """
         check_model(spec, config)
+        if isinstance(spec, ModelSpec):
+            cache_coding(config.kv_cache_dtype, Path(config.model_path), spec)
 
     def quantize(self, job: QuantizationJob, report: Callable[[str], None]) -> None:
         """Quantize the weights of a checkpoint by GPTQ. This method imports torch."""

@@ -23,9 +23,10 @@ from tests.backends.cpu.kv_cache.codes import (
 from tests.backends.cpu.test_native import LIMITS, NUM_BLOCKS, ignore, logits_of
 from tests.backends.mixer_checkpoints import save_mixer_variant
 from tgi.architectures import ModelSpec, load_spec
-from tgi.backend import ModelError
+from tgi.backend import EngineConfig, ModelError
 from tgi.worker.cache_format import CACHE_FORMATS, CacheScales
 from tgi.worker.cache_scales import cache_coding
+from tgi_cpu import tgi_backend
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_decoder import native_loader
 from tgi_cpu.native_records import BLOCK_TOKENS
@@ -238,3 +239,14 @@ def test_a_wrong_scale_is_rejected_by_name(scale: Tensor, message: str, tmp_path
         cache_coding("fp8_e4m3fn", tmp_path, spec)
     assert f"model.safetensors: tensor `{name}` {message}" in str(raised.value)
     assert cache_coding("int8", tmp_path, spec) is not None
+
+
+def test_commands_find_a_wrong_scale(tmp_path: Path) -> None:
+    """`tgi doctor` and `tgi inspect` call `check`."""
+    spec = save_llama(tmp_path)
+    add_scales(tmp_path, {"model.layers.0.self_attn.k_scale": torch.tensor(0.0)})
+    backend = tgi_backend()
+    for name in (None, "int8"):
+        backend.check(spec, EngineConfig("cpu", str(tmp_path), spec, kv_cache_dtype=name))
+    with pytest.raises(ModelError, match="must be a positive finite number"):
+        backend.check(spec, EngineConfig("cpu", str(tmp_path), spec, kv_cache_dtype="fp8_e5m2"))
