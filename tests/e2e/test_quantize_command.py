@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.e2e.documented_commands import blocks, read_page
 from tests.live_server import running_server
 from tests.near_ties import assert_equal_up_to_near_ties, generated
 from tgi.checkpoints.checkpoint import open_checkpoint
@@ -82,6 +84,17 @@ def test_all_other_files_are_copied(source, quantized):
     section = json.loads((quantized / "config.json").read_text())["quantization_config"]
     assert section["quant_method"] == "gptq"
     assert (section["bits"], section["group_size"], section["desc_act"]) == (4, 32, True)
+
+
+def test_the_command_of_the_page(source, tmp_path):
+    block = next(text for text in blocks(read_page("quantization.md"), "sh") if "quantize" in text)
+    command, serve = map(shlex.split, block.splitlines())
+    names = {"MODEL": str(source), "quantized": str(tmp_path / "quantized")}
+    words = [names.get(word, word) for word in command[1:]]
+    assert main([*words, "--calibration-text", str(source.parent / "text")]) == 0
+    section = json.loads((tmp_path / "quantized" / "config.json").read_text())
+    assert section["quantization_config"]["group_size"] == 128
+    assert serve == ["tgi", "serve", "quantized"]
 
 
 def run(capsys, *words):
