@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # The subpackages of the core that backends may import.
-PUBLIC = frozenset({"architectures", "backend", "testing", "worker"})
+PUBLIC = frozenset({"architectures", "backend", "checkpoints", "testing", "worker"})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,3 @@
+"""The formats of quantized checkpoints. Each module converts stored tensors of one format to the
+canonical form.
+"""
