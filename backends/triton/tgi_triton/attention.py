@@ -95,7 +95,7 @@ def paged_attention(
     return out.flatten(1)
 
 
-def _attend_group(
+def _attend_group(  # noqa: PLR0917 - the arguments of `paged_attention`, a group, and the result
     query: Tensor,
     cache: LayerCache,
     plan: AttentionPlan,
@@ -110,7 +110,6 @@ def _attend_group(
     num_parts = _num_parts(num_tiles * num_kv_heads, group) if group.block_tokens == 1 else 1
     config = attention_config(current_kind(), is_decode=group.block_tokens == 1, head_dim=head_dim)
     main = 1 << (head_dim.bit_length() - 1)
-    is_shared = cache.value.data_ptr() == cache.key.data_ptr()
     metadata, missing = plan.metadata, query.new_empty(0, dtype=torch.float32)
     target, sums = out, missing
     if num_parts > 1:
@@ -149,17 +148,22 @@ def _attend_group(
         NUM_PARTS=num_parts,
         CACHE_KIND=FLOAT.value,
         DOT_DTYPE=dot_dtype(query.dtype),
-        IS_CAUSAL=True,
-        HAS_WINDOW=plan.window is not None,
-        HAS_SOFTCAP=settings.softcap is not None,
-        HAS_SLOPES=settings.alibi_slopes is not None,
-        HAS_SINKS=settings.sinks is not None,
-        SHARED_VALUES=is_shared,
+        SHARED_VALUES=cache.value.data_ptr() == cache.key.data_ptr(),
+        **_features(plan, settings),
         num_warps=config.num_warps,
-        num_stages=2,
+        num_stages=config.num_stages,
     )
     if num_parts > 1:
         _merge(target, sums, group, metadata, out)
+
+
+def _features(plan: AttentionPlan, settings: AttentionSettings) -> dict[str, bool]:
+    return {
+        "HAS_WINDOW": plan.window is not None,
+        "HAS_SOFTCAP": settings.softcap is not None,
+        "HAS_SLOPES": settings.alibi_slopes is not None,
+        "HAS_SINKS": settings.sinks is not None,
+    }
 
 
 def _merge(

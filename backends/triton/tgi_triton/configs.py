@@ -9,7 +9,7 @@ from one start to the next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal, final
@@ -32,17 +32,20 @@ _TURING, _AMPERE, _HOPPER, _CONSUMER_BLACKWELL = 75, 80, 90, 120  # compute capa
 @final
 @dataclass(frozen=True)
 class AttentionConfig:
-    """The sizes of a tile: query tokens of a row, keys, and warps of a program."""
+    """The sizes of a tile: query tokens of a row, keys, warps of a program, and the number of
+    blocks of keys that are loaded at once.
+    """
 
     query_tokens: int
     keys: int
     num_warps: int
+    num_stages: int = 2
 
     def for_head(self, head_dim: int) -> AttentionConfig:
         """Return the configuration with fewer keys if heads are wide."""
         if head_dim < _WIDE_HEAD:
             return self
-        return AttentionConfig(self.query_tokens, max(16, self.keys // 2), self.num_warps)
+        return replace(self, keys=max(16, self.keys // 2))
 
 
 _DECODE: Mapping[GpuKind, AttentionConfig] = MappingProxyType(
@@ -60,8 +63,8 @@ _PREFILL: Mapping[GpuKind, AttentionConfig] = MappingProxyType(
     {
         "interpreter": AttentionConfig(16, 64, 4),
         "turing": AttentionConfig(4, 16, 8),
-        "ampere": AttentionConfig(16, 64, 8),
-        "hopper": AttentionConfig(16, 64, 8),
+        "ampere": AttentionConfig(16, 32, 4),
+        "hopper": AttentionConfig(16, 64, 4),
         "cdna": AttentionConfig(16, 64, 4),
         "rdna3": AttentionConfig(8, 32, 4),
         "rdna4": AttentionConfig(16, 32, 4),
@@ -69,13 +72,13 @@ _PREFILL: Mapping[GpuKind, AttentionConfig] = MappingProxyType(
 )
 # Latent attention has one head of 576 values for all query heads.
 _LATENT = AttentionConfig(1, 16, 8)
-_LATENT_RDNA4 = AttentionConfig(1, 16, 16)
+_LATENT_CDNA = AttentionConfig(1, 16, 8, num_stages=1)
 
 
 def attention_config(kind: GpuKind, *, is_decode: bool, head_dim: int) -> AttentionConfig:
     """Return the tile of attention with heads of `head_dim` values."""
     if is_decode and head_dim > _WIDE_HEAD:
-        return _LATENT_RDNA4 if kind == "rdna4" else _LATENT
+        return _LATENT_CDNA if kind == "cdna" else _LATENT
     return (_DECODE if is_decode else _PREFILL)[kind].for_head(head_dim)
 
 

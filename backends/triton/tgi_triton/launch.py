@@ -6,12 +6,18 @@ import torch
 import triton
 import triton.language as tl
 
+from tgi_triton.interpreter import round_to_nearest
+
 __all__ = ["dot_dtype", "is_interpreted", "next_power_of_two"]
 
 
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter on the CPU (`TRITON_INTERPRET=1`)."""
     return bool(triton.knobs.runtime.interpret)
+
+
+if is_interpreted():
+    round_to_nearest()
 
 
 def dot_dtype(dtype: torch.dtype) -> tl.dtype:

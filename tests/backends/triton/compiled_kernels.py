@@ -29,7 +29,6 @@ _ATTENTION = {
     "KV_HEADS": 8,
     "BLOCK_SIZE": 16,
     "CACHE_KIND": 0,
-    "IS_CAUSAL": True,
     "HAS_WINDOW": False,
     "HAS_SOFTCAP": False,
     "HAS_SLOPES": False,
@@ -39,7 +38,7 @@ _ATTENTION = {
 _HEAD_128 = {"HEAD_DIM": 128, "VALUE_DIM": 128, "BLOCK_D": 128, "BLOCK_REST": 16, "BLOCK_V": 128}
 _DECODE = {"GROUP": 4, "NUM_PARTS": 8}
 _PREFILL = {"GROUP": 4, "NUM_PARTS": 1}
-_ALL_FEATURES = {name: True for name in ("HAS_WINDOW", "HAS_SOFTCAP", "HAS_SLOPES", "HAS_SINKS")}
+_ALL_FEATURES = dict.fromkeys(("HAS_WINDOW", "HAS_SOFTCAP", "HAS_SLOPES", "HAS_SINKS"), True)
 _LATENT = {
     "KV_HEADS": 1,
     "GROUP": 16,
@@ -134,6 +133,7 @@ def target_of(name):
 def facts_of(kernel_name, target_name, dtype):
     """Compile one kernel. Returns the facts."""
     kernel, values, num_warps = KERNELS[kernel_name]
+    num_stages = 2
     target = target_of(target_name)
     if kernel is attention.attend:
         config = attention_config(
@@ -141,7 +141,7 @@ def facts_of(kernel_name, target_name, dtype):
             is_decode=values["NUM_PARTS"] > 1,
             head_dim=values["HEAD_DIM"],
         )
-        num_warps = config.num_warps
+        num_warps, num_stages = config.num_warps, config.num_stages
         values = values | {
             "BLOCK_TOKENS": config.query_tokens,
             "BLOCK_M": max(16, config.query_tokens * values["GROUP"]),
@@ -157,7 +157,7 @@ def facts_of(kernel_name, target_name, dtype):
         if kind.startswith("*") or kind == "i32"
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": num_warps, "num_stages": 2}
+    options = {"num_warps": num_warps, "num_stages": num_stages}
     result = triton.compile(source, target=target, options=options)
     text = result.asm.get("ptx") or result.asm["amdgcn"]
     return {

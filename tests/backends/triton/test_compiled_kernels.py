@@ -36,6 +36,8 @@ WITHOUT_MATRIX_UNITS = {"sm_75"}
 # Kernels that a target does not use, with the reason.
 EXCLUDED = {
     ("gfx1100", "decode-latent"): "the tile of 576 values does not fit into the registers",
+    ("gfx1201", "decode-latent"): "the tile of 576 values does not fit into the registers",
+    ("gfx1250", "decode-latent"): "the tile of 576 values does not fit into the registers",
     ("sm_75", "decode-latent"): "the tile of 576 values does not fit into 64 KiB of shared memory",
 }
 

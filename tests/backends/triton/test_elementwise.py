@@ -8,6 +8,7 @@ from tgi_torch import ops
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.model.rotary import Rotation
 from tgi_triton import elementwise
+from tgi_triton.kernels import elementwise as kernels
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"]
@@ -111,3 +112,12 @@ def test_empty_batches():
     assert elementwise.activation(x, "silu").shape == (0, 64)
     assert elementwise.gated_activation(x, "silu").shape == (0, 32)
     elementwise.rotary(torch.empty(0, 2, 8), none, interleaved=False)
+
+
+def test_the_interpreter_rounds_to_nearest():
+    """Without the correction, half of the numbers would be one unit too small."""
+    x = random(1, 4096) * 1e3
+    x[:4] = torch.tensor([float("nan"), float("inf"), 1.00390625, 1.01171875])  # two ties
+    out = torch.empty(4096, dtype=torch.bfloat16)
+    kernels.activate[(4,)](x.relu(), out, 4096, KIND="relu", BLOCK=1024)
+    torch.testing.assert_close(out, x.relu().bfloat16(), rtol=0, atol=0, equal_nan=True)

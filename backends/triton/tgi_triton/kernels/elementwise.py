@@ -125,7 +125,7 @@ def _sigmoid(x: tl.tensor) -> tl.tensor:
 def _activated(x: tl.tensor, KIND: tl.constexpr) -> tl.tensor:
     if KIND == "silu":
         result = x * _sigmoid(x)
-    elif KIND == "gelu_quick" or KIND == "silu_clamped":  # noqa: PLR1714 - there is no `in`
+    elif KIND == "gelu_quick" or KIND == "silu_clamped":
         result = x * _sigmoid(_QUICK_GELU_RATE.value * x)
     elif KIND == "gelu":
         result = 0.5 * x * (1.0 + tl.erf(x * _SQRT_HALF.value))
