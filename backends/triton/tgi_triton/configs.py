@@ -1,4 +1,4 @@
-"""The tile sizes of attention for each kind of GPU, as explicit tables.
+"""The tile sizes of attention and of matrix products for each kind of GPU, as explicit tables.
 
 The sizes were chosen so that no kernel spills registers and every kernel fits into the shared
 memory of its GPUs. `tests/backends/triton/test_compiled_kernels.py` checks both for every target.
@@ -18,7 +18,15 @@ import triton
 
 from tgi_triton.launch import is_interpreted
 
-__all__ = ["AttentionConfig", "GpuKind", "attention_config", "current_kind", "kind_of"]
+__all__ = [
+    "AttentionConfig",
+    "GpuKind",
+    "ProductConfig",
+    "attention_config",
+    "current_kind",
+    "kind_of",
+    "product_config",
+]
 
 GpuKind = Literal["interpreter", "turing", "ampere", "hopper", "cdna", "rdna3", "rdna4"]
 """GPUs with the same tile sizes. `ampere` includes Ada and the consumer GPUs of Blackwell, and
@@ -80,6 +88,40 @@ def attention_config(kind: GpuKind, *, is_decode: bool, head_dim: int) -> Attent
     if is_decode and head_dim > _WIDE_HEAD:
         return _LATENT_CDNA if kind == "cdna" else _LATENT
     return (_DECODE if is_decode else _PREFILL)[kind].for_head(head_dim)
+
+
+@final
+@dataclass(frozen=True)
+class ProductConfig:
+    """The sizes of a tile of a product: rows of the activations, outputs, and inputs of a step."""
+
+    rows: int
+    outputs: int = 64
+    inputs: int = 64
+    num_warps: int = 4
+
+
+_FEW_ROWS: Mapping[GpuKind, ProductConfig] = MappingProxyType(
+    {
+        "turing": ProductConfig(16, outputs=32, inputs=32),
+        "rdna3": ProductConfig(16, outputs=32, inputs=32),
+        "rdna4": ProductConfig(16, outputs=32),
+    }
+)
+_MANY_ROWS: Mapping[GpuKind, ProductConfig] = MappingProxyType(
+    {
+        "turing": ProductConfig(16, outputs=32, inputs=32),
+        "rdna3": ProductConfig(32, outputs=32),
+        "rdna4": ProductConfig(32),
+    }
+)
+
+
+def product_config(kind: GpuKind, *, is_large: bool) -> ProductConfig:
+    """Return the tile of a product. `is_large` is set if a matrix has 64 rows or more."""
+    if is_large:
+        return _MANY_ROWS.get(kind, ProductConfig(64))
+    return _FEW_ROWS.get(kind, ProductConfig(16))
 
 
 def kind_of(backend: str, arch: int | str) -> GpuKind:

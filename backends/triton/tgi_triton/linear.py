@@ -20,15 +20,14 @@ from tgi.checkpoints.quantized import (
     ScaleKind,
     code_values,
 )
+from tgi_triton.configs import current_kind, product_config
 from tgi_triton.kernels.linear import CODES_4, CODES_8, add_parts, multiply
 from tgi_triton.kernels.small_floats import FLOAT, FP8_E4M3, FP8_E5M2
 from tgi_triton.launch import dot_dtype
 
 __all__ = ["DeviceMatrix", "ExpertTiles", "multiply_experts", "multiply_rows", "tiles_of_experts"]
 
-_MIN_DOT = 16
 _MANY_ROWS = 64  # from this number of rows on, tiles have more rows
-_BLOCK_N, _BLOCK_K = 64, 64
 _ADD_BLOCK = 1024
 _WANTED_PROGRAMS = 256
 _SCALE_DTYPES = {
@@ -148,7 +147,7 @@ class ExpertTiles:
 def tiles_of_experts(chosen: Tensor, num_experts: int) -> ExpertTiles:
     """Sort the lines by their expert. `chosen` is int64 [T, k]. Nothing is read by the host."""
     count = chosen.numel()
-    block = _MIN_DOT if count < _MANY_ROWS * num_experts else _MANY_ROWS
+    block = product_config(current_kind(), is_large=count >= _MANY_ROWS * num_experts).rows
     num_tiles = min(count, num_experts) + count // block
     flat = chosen.reshape(-1)
     order = torch.argsort(flat, stable=True)
@@ -194,10 +193,12 @@ def _launch(
     out = x.new_empty(num_lines, num_columns)
     if not num_lines:
         return out
-    block_m = (_MIN_DOT if num_lines < _MANY_ROWS else _MANY_ROWS) if tiles is None else tiles.block
+    lines_per_matrix = num_lines // matrix.weight.shape[0]
+    config = product_config(current_kind(), is_large=lines_per_matrix >= _MANY_ROWS)
+    block_m = config.rows if tiles is None else tiles.block
     num_tiles = -(-num_lines // block_m) if tiles is None else len(tiles.experts)
-    num_blocks = -(-num_columns // _BLOCK_N)
-    num_parts = _num_parts(num_tiles * num_blocks, matrix.num_inputs)
+    num_blocks = -(-num_columns // config.outputs)
+    num_parts = _num_parts(num_tiles * num_blocks, matrix.num_inputs // config.inputs)
     target = out
     if num_parts > 1:
         target = x.new_empty(num_parts, num_lines, num_columns, dtype=torch.float32)
@@ -227,10 +228,10 @@ def _launch(
         NUM_GROUPS=-(-matrix.num_inputs // matrix.group),
         NUM_PARTS=num_parts,
         BLOCK_M=block_m,
-        BLOCK_N=_BLOCK_N,
-        BLOCK_K=_BLOCK_K,
+        BLOCK_N=config.outputs,
+        BLOCK_K=config.inputs,
         DOT_DTYPE=dot_dtype(x.dtype),
-        num_warps=4,
+        num_warps=config.num_warps,
         num_stages=3,
     )
     if num_parts > 1:
@@ -240,7 +241,7 @@ def _launch(
     return out
 
 
-def _num_parts(num_programs: int, num_inputs: int) -> int:
-    """Divide the inputs so that enough programs run, with at least four blocks of inputs each."""
+def _num_parts(num_programs: int, num_steps: int) -> int:
+    """Divide the inputs so that enough programs run, with at least four steps each."""
     wanted = -(-_WANTED_PROGRAMS // num_programs)
-    return max(1, min(wanted, num_inputs // (4 * _BLOCK_K)))
+    return max(1, min(wanted, num_steps // 4))

@@ -18,8 +18,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tgi_triton.configs import attention_config, kind_of
-from tgi_triton.kernels import attention, elementwise
+from tgi_triton.configs import attention_config, kind_of, product_config
+from tgi_triton.kernels import attention, elementwise, linear
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 AMD_WAVES_OF_32 = ("gfx1", "gfx12")
@@ -50,6 +50,19 @@ _LATENT = {
     "SHARED_VALUES": True,
 }
 
+_PRODUCT = {
+    "LINES_PER_TOKEN": 1,
+    "WEIGHT_KIND": 4,
+    "HAS_TABLE": False,
+    "HAS_ZEROS": False,
+    "HAS_OFFSETS": False,
+    "HAS_BIAS": False,
+    "HAS_EXPERTS": False,
+    "GROUP": 128,
+    "NUM_GROUPS": 32,
+    "NUM_PARTS": 4,
+}
+
 # Name: the kernel, its compile-time values, and the number of warps. The tile sizes and warps of
 # attention depend on the target.
 KERNELS = {
@@ -58,6 +71,22 @@ KERNELS = {
     "decode-fp8": (attention.attend, _ATTENTION | _HEAD_128 | _DECODE | {"CACHE_KIND": 1}, 4),
     "decode-latent": (attention.attend, _ATTENTION | _DECODE | _LATENT, 8),
     "prefill": (attention.attend, _ATTENTION | _HEAD_128 | _PREFILL, 4),
+    "product-int4": (linear.multiply, _PRODUCT | {"HAS_ZEROS": True}, 4),
+    "product-int8": (linear.multiply, _PRODUCT | {"WEIGHT_KIND": 3}, 4),
+    "product-nf4": (linear.multiply, _PRODUCT | {"HAS_TABLE": True, "GROUP": 64}, 4),
+    "product-e4m3": (linear.multiply, _PRODUCT | {"WEIGHT_KIND": 1}, 4),
+    "product-small-groups": (
+        linear.multiply,
+        _PRODUCT | {"HAS_OFFSETS": True, "GROUP": 32, "NUM_GROUPS": 128},
+        4,
+    ),
+    "product-many-rows": (linear.multiply, _PRODUCT | {"NUM_PARTS": 1}, 4),
+    "product-experts": (
+        linear.multiply,
+        _PRODUCT | {"WEIGHT_KIND": 0, "HAS_EXPERTS": True, "NUM_PARTS": 1},
+        4,
+    ),
+    "add_parts": (linear.add_parts, {"NUM_PARTS": 4, "BLOCK": 1024}, 4),
     "merge": (
         attention.merge_parts,
         {"NUM_HEADS": 32, "VALUE_DIM": 128, "NUM_PARTS": 8, "BLOCK_PARTS": 8, "BLOCK_V": 128},
@@ -92,11 +121,12 @@ KERNELS = {
     ),
 }
 
-_FLOATS = {"scale", "softcap", "key_scale", "value_scale", "eps", "inverse_scale"}
+_FLOATS = {"scale", "softcap", "key_scale", "value_scale", "eps", "inverse_scale", "zero"}
 _INTEGERS = {"table_stride", "window", "row_stride", "token_stride", "head_stride", "num_heads"}
-_INTEGERS |= {"count", "size"}
+_INTEGERS |= {"count", "size", "num_lines", "num_columns", "num_inputs"}
 _INDICES = {"block_tables", "context_lens", "query_starts", "tile_rows", "tile_starts", "tokens"}
-_WIDE = {"sums", "slopes", "sinks", "cos", "sin", "parts"}
+_INDICES |= {"lines_of_tiles", "expert_of_tile"}
+_WIDE = {"sums", "slopes", "sinks", "cos", "sin", "parts", "table"}
 
 
 def signature_of(kernel, values, dtype):
@@ -113,6 +143,10 @@ def signature_of(kernel, values, dtype):
             types[name] = "*i32"
         elif name == "slots":
             types[name] = "*i64"
+        elif name == "zeros" or (name == "weight" and values.get("WEIGHT_KIND")):
+            types[name] = "*u8"
+        elif name == "scales":
+            types[name] = "*fp16"
         elif name in _WIDE or (
             name == "out" and values.get("NUM_PARTS", 1) > 1 and "GROUP" in values
         ):
@@ -148,6 +182,12 @@ def facts_of(kernel_name, target_name, dtype):
             "BLOCK_N": config.keys,
         }
     dot = {"fp16": tl.float16, "bf16": tl.bfloat16}[dtype]
+    if kernel is linear.multiply:
+        kind = kind_of(target.backend, target.arch)
+        config = product_config(kind, is_large=values["NUM_PARTS"] == 1)
+        num_warps, num_stages = config.num_warps, 3
+        blocks = {"BLOCK_M": config.rows, "BLOCK_N": config.outputs, "BLOCK_K": config.inputs}
+        values = values | blocks
     constants = values | ({"DOT_DTYPE": dot} if "DOT_DTYPE" in kernel.arg_names else {})
     signature = signature_of(kernel, values, dtype)
     # As at a launch: the addresses of tensors, and most sizes, are multiples of 16.

@@ -30,7 +30,7 @@ SHARED_BYTES = {
     "gfx1250": 64 << 10,
 }
 IN_CI = ("sm_80", "sm_90", "gfx942")
-WITH_PRODUCTS = {name for name in KERNELS if name.startswith(("decode", "prefill", "latent"))}
+WITH_PRODUCTS = {name for name in KERNELS if name.startswith(("decode", "prefill", "product"))}
 # Triton has no matrix instructions for compute capability 7.5, so products use ordinary arithmetic.
 WITHOUT_MATRIX_UNITS = {"sm_75"}
 # Kernels that a target does not use, with the reason.
