@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from tgi_triton.interpreter import round_to_nearest
 
-__all__ = ["dot_dtype", "is_interpreted", "next_power_of_two"]
+__all__ = ["Kernel", "dot_dtype", "is_interpreted", "next_power_of_two"]
+
+
+Kernel = Any
+"""A compiled function of Triton, which has no type: `kernel[grid](*arguments, **constants)`."""
 
 
 def is_interpreted() -> bool:

@@ -23,13 +23,12 @@ from tgi.checkpoints.quantized import (
 from tgi_triton.configs import current_kind, product_config
 from tgi_triton.kernels.linear import CODES_4, CODES_8, add_parts, multiply
 from tgi_triton.kernels.small_floats import FLOAT, FP8_E4M3, FP8_E5M2
-from tgi_triton.launch import dot_dtype
+from tgi_triton.launch import Kernel, dot_dtype
 
-__all__ = ["DeviceMatrix", "ExpertTiles", "multiply_experts", "multiply_rows", "tiles_of_experts"]
+__all__ = ["DeviceMatrix", "ExpertTiles", "Products", "tiles_of_experts"]
 
 _MANY_ROWS = 64  # from this number of rows on, tiles have more rows
 _ADD_BLOCK = 1024
-_WANTED_PROGRAMS = 256
 _SCALE_DTYPES = {
     ScaleKind.F16: torch.float16,
     ScaleKind.BF16: torch.bfloat16,
@@ -68,6 +67,22 @@ class DeviceMatrix:
         """Size in bytes of codes, scales, zeros and offsets."""
         parts = (self.weight, self.scales, self.zeros, self.offsets)
         return sum(part.nbytes for part in parts if part is not None)
+
+    def arguments(self, missing: Tensor) -> tuple[Tensor, ...]:
+        """The arguments of the kernel that describe the matrix. `missing` replaces absent parts."""
+        parts = (self.scales, self.zeros, self.offsets, self.table)
+        return (self.weight, *(missing if part is None else part for part in parts))
+
+    def constants(self) -> dict[str, object]:
+        """The compile-time values of the kernel that describe the matrix."""
+        return {
+            "WEIGHT_KIND": self.kind,
+            "HAS_TABLE": self.table is not None,
+            "HAS_ZEROS": self.zeros is not None,
+            "HAS_OFFSETS": self.offsets is not None,
+            "GROUP": self.group,
+            "NUM_GROUPS": -(-self.num_inputs // self.group),
+        }
 
     @classmethod
     def of_numbers(cls, weight: Tensor) -> DeviceMatrix:
@@ -122,15 +137,6 @@ def _kind(form: QuantizedFormat) -> int:
     return int(CODES_4.value if form.bits <= 4 else CODES_8.value)
 
 
-def multiply_rows(x: Tensor, matrix: DeviceMatrix, bias: Tensor | None) -> Tensor:
-    """Return x W' + b, [..., N], for x [..., K] and bias [N]. W is the only matrix of `matrix`."""
-    rows = x.reshape(-1, matrix.num_inputs)
-    if matrix.input_order is not None:
-        rows = rows.index_select(1, matrix.input_order)
-    out = _launch(rows.contiguous(), matrix, bias, None, 1)
-    return out.view(*x.shape[:-1], matrix.num_outputs)
-
-
 @final
 @dataclass(frozen=True)
 class ExpertTiles:
@@ -168,80 +174,94 @@ def tiles_of_experts(chosen: Tensor, num_experts: int) -> ExpertTiles:
     return ExpertTiles(lines, experts, block)
 
 
-def multiply_experts(
-    x: Tensor,
-    matrix: DeviceMatrix,
-    bias: Tensor | None,
-    tiles: ExpertTiles,
-    lines_per_token: int,
-) -> Tensor:
-    """Multiply each line by the matrix of its expert.
+@final
+@dataclass(frozen=True)
+class Products:
+    """Products with the matrices of `DeviceMatrix`.
 
-    Line i uses row i // `lines_per_token` of x [..., K]. `bias` is [E, N]. Returns [lines, N].
+    The inputs are divided among several programs if fewer than `wanted_programs` programs would run
+    otherwise.
     """
-    return _launch(x.contiguous(), matrix, bias, tiles, lines_per_token)
 
+    wanted_programs: int = 256
+    multiply: Kernel = multiply
+    add_parts: Kernel = add_parts
 
-def _launch(
-    x: Tensor,
-    matrix: DeviceMatrix,
-    bias: Tensor | None,
-    tiles: ExpertTiles | None,
-    lines_per_token: int,
-) -> Tensor:
-    num_lines, num_columns = x.shape[0] * lines_per_token, matrix.num_outputs
-    out = x.new_empty(num_lines, num_columns)
-    if not num_lines:
+    def of_rows(self, x: Tensor, matrix: DeviceMatrix, bias: Tensor | None) -> Tensor:
+        """Return x W' + b, [..., N], for x [..., K] and bias [N]. W is the only matrix of
+        `matrix`.
+        """
+        rows = x.reshape(-1, matrix.num_inputs)
+        if matrix.input_order is not None:
+            rows = rows.index_select(1, matrix.input_order)
+        out = self._launch(rows.contiguous(), matrix, bias, None, 1)
+        return out.view(*x.shape[:-1], matrix.num_outputs)
+
+    def of_experts(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        tiles: ExpertTiles,
+        lines_per_token: int,
+    ) -> Tensor:
+        """Multiply each line by the matrix of its expert.
+
+        Line i uses row i // `lines_per_token` of x [..., K]. `bias` is [E, N]. Returns [lines, N].
+        """
+        return self._launch(x.contiguous(), matrix, bias, tiles, lines_per_token)
+
+    def _launch(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        tiles: ExpertTiles | None,
+        lines_per_token: int,
+    ) -> Tensor:
+        num_lines, num_columns = x.shape[0] * lines_per_token, matrix.num_outputs
+        out = x.new_empty(num_lines, num_columns)
+        if not num_lines:
+            return out
+        lines_per_matrix = num_lines // matrix.weight.shape[0]
+        config = product_config(current_kind(), is_large=lines_per_matrix >= _MANY_ROWS)
+        block_m = config.rows if tiles is None else tiles.block
+        num_tiles = -(-num_lines // block_m) if tiles is None else len(tiles.experts)
+        num_blocks = -(-num_columns // config.outputs)
+        num_parts = self._num_parts(num_tiles * num_blocks, matrix.num_inputs // config.inputs)
+        target = out
+        if num_parts > 1:
+            target = x.new_empty(num_parts, num_lines, num_columns, dtype=torch.float32)
+        self.multiply[(num_tiles, num_blocks, num_parts)](
+            x,
+            *matrix.arguments(missing=out),
+            out if bias is None else bias,
+            target,
+            out if tiles is None else tiles.lines,
+            out if tiles is None else tiles.experts,
+            num_lines,
+            num_columns,
+            matrix.num_inputs,
+            float(matrix.zero),
+            LINES_PER_TOKEN=lines_per_token,
+            HAS_BIAS=bias is not None,
+            HAS_EXPERTS=tiles is not None,
+            NUM_PARTS=num_parts,
+            BLOCK_M=block_m,
+            BLOCK_N=config.outputs,
+            BLOCK_K=config.inputs,
+            DOT_DTYPE=dot_dtype(x.dtype),
+            num_warps=config.num_warps,
+            num_stages=3,
+            **matrix.constants(),
+        )
+        if num_parts > 1:
+            count = out.numel()
+            grid = (-(-count // _ADD_BLOCK),)
+            self.add_parts[grid](target, out, count, NUM_PARTS=num_parts, BLOCK=_ADD_BLOCK)
         return out
-    lines_per_matrix = num_lines // matrix.weight.shape[0]
-    config = product_config(current_kind(), is_large=lines_per_matrix >= _MANY_ROWS)
-    block_m = config.rows if tiles is None else tiles.block
-    num_tiles = -(-num_lines // block_m) if tiles is None else len(tiles.experts)
-    num_blocks = -(-num_columns // config.outputs)
-    num_parts = _num_parts(num_tiles * num_blocks, matrix.num_inputs // config.inputs)
-    target = out
-    if num_parts > 1:
-        target = x.new_empty(num_parts, num_lines, num_columns, dtype=torch.float32)
-    multiply[(num_tiles, num_blocks, num_parts)](
-        x,
-        matrix.weight,
-        out if matrix.scales is None else matrix.scales,
-        out if matrix.zeros is None else matrix.zeros,
-        out if matrix.offsets is None else matrix.offsets,
-        out if matrix.table is None else matrix.table,
-        out if bias is None else bias,
-        target,
-        out if tiles is None else tiles.lines,
-        out if tiles is None else tiles.experts,
-        num_lines,
-        num_columns,
-        matrix.num_inputs,
-        float(matrix.zero),
-        LINES_PER_TOKEN=lines_per_token,
-        WEIGHT_KIND=matrix.kind,
-        HAS_TABLE=matrix.table is not None,
-        HAS_ZEROS=matrix.zeros is not None,
-        HAS_OFFSETS=matrix.offsets is not None,
-        HAS_BIAS=bias is not None,
-        HAS_EXPERTS=tiles is not None,
-        GROUP=matrix.group,
-        NUM_GROUPS=-(-matrix.num_inputs // matrix.group),
-        NUM_PARTS=num_parts,
-        BLOCK_M=block_m,
-        BLOCK_N=config.outputs,
-        BLOCK_K=config.inputs,
-        DOT_DTYPE=dot_dtype(x.dtype),
-        num_warps=config.num_warps,
-        num_stages=3,
-    )
-    if num_parts > 1:
-        count = out.numel()
-        grid = (-(-count // _ADD_BLOCK),)
-        add_parts[grid](target, out, count, NUM_PARTS=num_parts, BLOCK=_ADD_BLOCK, num_warps=4)
-    return out
 
-
-def _num_parts(num_programs: int, num_steps: int) -> int:
-    """Divide the inputs so that enough programs run, with at least four steps each."""
-    wanted = -(-_WANTED_PROGRAMS // num_programs)
-    return max(1, min(wanted, num_steps // 4))
+    def _num_parts(self, num_programs: int, num_steps: int) -> int:
+        """Divide the inputs so that enough programs run, with at least four steps each."""
+        wanted = -(-self.wanted_programs // num_programs)
+        return max(1, min(wanted, num_steps // 4))

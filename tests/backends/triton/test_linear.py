@@ -10,6 +10,7 @@ from tests.backends.triton.interpreter import checked
 from tgi.checkpoints.quantized import CodeKind, QuantizedFormat, QuantizedMatrix, ScaleKind
 from tgi_triton import linear
 
+PRODUCTS = linear.Products()
 INTEGER = CodeKind.INTEGER
 FORMATS = {
     "int4 symmetric": QuantizedFormat(INTEGER, 4, 32, scale_kind=ScaleKind.BF16, zero=8),
@@ -67,7 +68,7 @@ def test_quantized_products(name, rows, outputs, inputs):
     expected = x.double() @ torch.from_numpy(matrix.dequantize()).double().T + bias
     device = linear.DeviceMatrix.of_codes([matrix], "cpu")
     with checked():
-        assert_close(linear.multiply_rows(x, device, bias), expected, 2e-6)
+        assert_close(PRODUCTS.of_rows(x, device, bias), expected, 2e-6)
 
 
 def test_weights_are_rounded_as_in_a_dequantized_model():
@@ -76,19 +77,18 @@ def test_weights_are_rounded_as_in_a_dequantized_model():
     weight = torch.from_numpy(matrix.dequantize()).bfloat16()
     device = linear.DeviceMatrix.of_codes([matrix], "cpu")
     with checked():
-        actual = linear.multiply_rows(x, device, None)
+        actual = PRODUCTS.of_rows(x, device, None)
     assert_close(actual, x.double() @ weight.double().T, 4e-3)
     assert actual.dtype == torch.bfloat16
 
 
-def test_codes_and_scales_are_read_once(monkeypatch):
+def test_codes_and_scales_are_read_once():
     """One row reads no more than 1.1 times the stored bytes."""
     matrix = random_matrix(FORMATS["int4 symmetric"], 128, 1024)
     device = linear.DeviceMatrix.of_codes([matrix], "cpu")
-    monkeypatch.setattr(linear, "_WANTED_PROGRAMS", 1)
     x = normal(1, 1, 1024)
     with checked() as traffic:
-        linear.multiply_rows(x, device, None)
+        linear.Products(wanted_programs=1).of_rows(x, device, None)
     assert device.num_bytes == 128 * 1024 // 2 + 128 * 32 * 2
     rows_of_blocks = 2 * x.nbytes  # every block of outputs reads the row
     scales_per_input = 128 * 1024 * 2  # a block of inputs has two groups
@@ -115,7 +115,7 @@ def test_products_of_experts(form, tokens, per_token, num_experts):
     expected = (expected + bias.double()[chosen]).flatten(0, 1)
     tiles = linear.tiles_of_experts(chosen, num_experts)
     with checked():
-        actual = linear.multiply_experts(x, device, bias, tiles, per_token)
+        actual = PRODUCTS.of_experts(x, device, bias, tiles, per_token)
     assert_close(actual, expected, 2e-6)
 
 
@@ -134,11 +134,11 @@ def test_an_order_of_inputs_is_applied():
     x = normal(1, 2, 64)
     expected = x.double() @ torch.from_numpy(matrix.dequantize()).double().T
     assert_close(
-        linear.multiply_rows(x, linear.DeviceMatrix.of_codes([matrix], "cpu"), None), expected, 2e-6
+        PRODUCTS.of_rows(x, linear.DeviceMatrix.of_codes([matrix], "cpu"), None), expected, 2e-6
     )
     with pytest.raises(AssertionError):
         assert_close(
-            linear.multiply_rows(x, linear.DeviceMatrix.of_codes([wrong], "cpu"), None),
+            PRODUCTS.of_rows(x, linear.DeviceMatrix.of_codes([wrong], "cpu"), None),
             expected,
             2e-6,
         )
