@@ -190,6 +190,13 @@ def test_draws_at_the_limits():
     assert run(rows).tokens.tolist() == [0, 3, 2, 1]
 
 
+@pytest.mark.parametrize("vocab_size", [6, 700, 1000, 9002])
+def test_a_draw_that_equals_a_cumulative_probability_selects_the_next_token(vocab_size):
+    """The comparison is exact, although the probabilities are rounded."""
+    tokens = draw_tokens(torch.zeros(2, vocab_size), torch.tensor([[0.5], [0.25]]))
+    assert tokens.tolist() == [vocab_size // 2, vocab_size // 4]
+
+
 def test_draws_spread_evenly_over_the_allowed_tokens():
     scores = torch.zeros(64, 4001)
     scores[:, 1::2] = -torch.inf
@@ -249,6 +256,25 @@ def test_padded_rows_and_rows_without_penalties_leave_the_counts_unchanged():
     np.add.at(output, (2, [2, token]), 1)
     assert batch.counts.context.tolist() == context.tolist()
     assert batch.counts.output.tolist() == output.tolist()
+
+
+def test_penalties_count_the_tokens_of_earlier_steps():
+    penalties = {"repetition_penalty": 1.2, "frequency_penalty": 0.7, "presence_penalty": 0.4}
+    rng = np.random.default_rng(5)
+    rows = [
+        make_row(np.zeros(9), tokens=[3, 4, 4], num_prompt_tokens=2, **penalties),
+        make_row(np.zeros(9), tokens=[1], relative_frequency_penalty=6.0, logprobs="processed"),
+    ]
+    batch = DeviceBatch(3, 9)
+    batch.join(rows)
+    for _ in range(30):
+        for row in rows:
+            row.logits = rng.normal(size=9).astype(np.float32)
+        batch.prepare(rows)
+        result = read_outputs(batch.sample().packed.numpy(), len(rows))
+        check(rows, result)
+        for row, token in zip(rows, result.tokens, strict=True):
+            row.tokens = np.append(row.tokens, token)
 
 
 def test_a_slot_is_reset_when_a_sequence_starts():

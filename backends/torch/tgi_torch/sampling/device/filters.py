@@ -21,7 +21,8 @@ _CUT = float("-inf")
 _ONE = 2.0**56  # the probability 1 in fixed point
 _UNREACHABLE = 2**62  # above the sum of all weights of a row
 _FRACTION_BITS = 30
-_NUM_ROUNDS = 32  # the keys have 32 bits
+_LOWEST_KEY = -(2**31)
+_BITS_OF_KEY = (_LOWEST_KEY, *(2**bit for bit in range(30, -1, -1)))
 
 
 def ordered_keys(values: Tensor) -> Tensor:
@@ -95,19 +96,17 @@ def draw_tokens(scores: Tensor, draws: Tensor) -> Tensor:
 
 def _key_reaching(wanted: Tensor, keys: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
     """Find the greatest key, int32 [R, 1], such that the measure of this key and all greater keys
-    is at least `wanted` (int64 [R, 1]).
+    is at least `wanted` (int64 [R, 1], at least 1).
 
-    The result is the lowest key if the measure of all keys is less than `wanted`. `measure` maps
-    bool [R, V] to int64 [R, 1]. The number of rounds is constant, so that the host reads no value.
+    The result is below all keys if the measure of all keys is less than `wanted`. `measure` maps
+    bool [R, V] to int64 [R, 1]. Each round of the bisection determines one bit of the result,
+    beginning with the sign. The number of rounds is constant, so that the host reads no value.
     """
-    lowest, highest = keys.amin(-1, keepdim=True), keys.amax(-1, keepdim=True)
-    for _ in range(_NUM_ROUNDS):
-        # This is the mean, rounded up. The sum of the bounds could overflow.
-        middle = (lowest | highest) - ((lowest ^ highest) >> 1)
-        reaches = measure(keys >= middle) >= wanted
-        lowest = torch.where(reaches, middle, lowest)
-        highest = torch.where(reaches, highest, middle - 1)
-    return lowest
+    greatest = torch.full_like(wanted, _LOWEST_KEY, dtype=torch.int32)
+    for bit in _BITS_OF_KEY:
+        higher = greatest ^ bit
+        greatest = torch.where(measure(keys >= higher) >= wanted, higher, greatest)
+    return greatest
 
 
 def _wanted_weight(probability: Tensor, weights: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ ALL_STAGES = SamplerStages()
 class HostInputs:
     """The flat buffer on the host. Its content is copied to the device before each step.
 
-    `buffer` may be the numpy view of pinned memory, int32 [`layout.num_words`].
+    `buffer` may be the numpy view of pinned memory, int32 [`layout.num_words`]. The buffer must not
+    change while it is copied, so each step in flight needs its own `HostInputs`.
     """
 
     def __init__(self, layout: InputLayout, buffer: Int32Array | None = None) -> None:
