@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from tests.backends.sampler_batches import MARGIN, Row, agrees, batches, make_row, tops
 from tests.backends.torch.sampling.device_batch import DeviceBatch, needed_stages, run
 from tgi.backend import SamplingParams
-from tgi.testing.sampling import apply_warpers
+from tgi.testing.sampling import apply_warpers, green_tokens
 from tgi.worker.step_output import NOT_FINITE, NOTHING_ALLOWED
 from tgi_torch.sampling.device.filters import (
     cut_atypical,
@@ -173,6 +175,21 @@ def test_sums_of_weights_do_not_depend_on_the_order():
         ours = cut(scores, ordered_keys(scores), value)
         shuffled = scores[:, order]
         assert torch.equal(ours[:, order], cut(shuffled, ordered_keys(shuffled), value)), name
+
+
+def test_the_watermark_has_the_exact_border_of_the_reference():
+    """The smallest gamma with which token 0 is green is a multiple of 2^-32."""
+    is_green = lambda count: green_tokens(1, 2, count / 2**32)[0]  # noqa: E731
+    smallest = bisect.bisect_left(range(2**32), True, key=is_green)
+    settings_of_row = {"watermark_delta": 5.0, "tokens": [1], "logprobs": "processed"}
+    rows = [
+        make_row([0, 1], watermark_gamma=count / 2**32, **settings_of_row)
+        for count in (smallest - 1, smallest)
+    ]
+    result = run(rows)
+    check(rows, result)
+    assert [row.reference().token_id for row in rows] in ([1, 0], [1, 1])
+    assert result.logprobs[0] != result.logprobs[1]
 
 
 def test_greedy_selects_the_lowest_of_equals():

@@ -59,7 +59,6 @@ def cut_outside_nucleus(scores: Tensor, keys: Tensor, top_p: Tensor) -> Tensor:
     # All tokens with this key have the same weight.
     weight = torch.where(is_last, weights, 0).amax(-1, keepdim=True)
     num_last = (missing + weight - 1).div(weight.clamp(min=1), rounding_mode="floor")
-    num_last = torch.where(weight > 0, num_last, _UNREACHABLE)
     place = is_last.cumsum(-1, dtype=torch.int32)
     return torch.where((keys > last) | (is_last & (place <= num_last)), scores, _CUT)
 
