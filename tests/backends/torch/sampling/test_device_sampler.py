@@ -237,6 +237,12 @@ def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
         assert agrees(good, token, logprob, tops(result, i))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_mask_does_not_hide_a_logit_that_is_not_finite(bad):
+    allowed = np.array([True, False, True])
+    assert run([make_row([0, bad, 1], allowed=allowed)]).problems == {0: NOT_FINITE}
+
+
 def test_scores_above_the_range_of_float32_fail_alone():
     overflow = make_row([1, 3e38, 2], tokens=[1], repetition_penalty=1e-3)
     assert run([make_row([0, 1, 2]), overflow]).problems == {1: NOT_FINITE}

@@ -146,10 +146,9 @@ class HostInputs:
     def write_masks(self, rows: Int32Array, words: Int32Array) -> slice:
         """Write the masks (int32 [k, W]) of the given rows, which are ascending.
 
-        Returns the part of the buffer that late masks copy. The words of rows without a mask are
+        The caller calls `write_step` first, because it removes the masks of the last step. Returns the part of the buffer that late masks copy. The words of rows without a mask are
         old, and the sampler does not use them.
         """
-        self._views["is_masked"][:] = 0
         self._views["is_masked"][rows] = 1
         self._views["mask_words"][rows] = words
         num_rows = int(rows[-1]) + 1 if len(rows) else 0
