@@ -146,8 +146,9 @@ class HostInputs:
     def write_masks(self, rows: Int32Array, words: Int32Array) -> slice:
         """Write the masks (int32 [k, W]) of the given rows, which are ascending.
 
-        The caller calls `write_step` first, because it removes the masks of the last step. Returns the part of the buffer that late masks copy. The words of rows without a mask are
-        old, and the sampler does not use them.
+        The caller calls `write_step` first, because it removes the masks of the last step. Returns
+        the part of the buffer that late masks copy. The words of rows without a mask are old, and
+        the sampler does not use them.
         """
         self._views["is_masked"][rows] = 1
         self._views["mask_words"][rows] = words
