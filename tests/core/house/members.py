@@ -105,8 +105,8 @@ def _contract_lists(root: Path, linter: dict, members: list[Member]) -> list[Nam
     libraries = [member.package for member in members if not member.backends]
     subpackages = {path.parent.name for path in root.glob("core/tgi/*/__init__.py")}
     place = "pyproject.toml, import contract"
-    upper, lower = (f"{place} `{order['id']}`, {end}" for end in ("first layer", "second layer"))
-    first, second = (tuple(layer.split(" | ")) for layer in order["layers"])
+    upper, lower = (f"{place} `{order['id']}`, {end}" for end in ("first layer", "other layers"))
+    first, *others = (tuple(layer.split(" | ")) for layer in order["layers"])
     layers = tuple(name for layer in inside["layers"] for name in layer.split(" | "))
     return [
         NamedList(
@@ -120,7 +120,7 @@ def _contract_lists(root: Path, linter: dict, members: list[Member]) -> list[Nam
             tuple(f"tgi.{name}" for name in subpackages - PUBLIC),
         ),
         NamedList(upper, first, tuple(backends)),
-        NamedList(lower, second, tuple(libraries)),
+        NamedList(lower, tuple(name for layer in others for name in layer), tuple(libraries)),
         NamedList(f"{place} `{inside['id']}`, layers", layers, (*subpackages, "errors", "types")),
     ]
 

@@ -68,7 +68,7 @@ def allowed_tokens(words: Tensor, vocab_size: int) -> Tensor:
     Returns bool [rows, vocab_size].
     """
     bits = words.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32, device=words.device)
-    return (bits & 1).reshape(len(words), -1)[:, :vocab_size].bool()
+    return (bits & 1).reshape(len(words), -1).narrow(-1, 0, vocab_size).bool()
 
 
 def cut_below_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
