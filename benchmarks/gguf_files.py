@@ -4,7 +4,7 @@
 
 For each file, the two servers are started in turns. In each turn, 1 user and then 8 users send the
 same number of prompts. The report contains the tokens per second of both servers and the median of
-the ratios. For the first file, both servers also answer six questions without sampling.
+the ratios. For the first file, both servers also respond to six questions without sampling.
 
 The instructions in `peers.py` build the program `llama-server`.
 """
@@ -37,7 +37,7 @@ _QUESTIONS = (
     "What does HTTP stand for?",
     "Translate 'good morning' to French.",
 )
-_ANSWER_TOKENS = 40
+_RESPONSE_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,16 @@ def main() -> int:
         "| file | users | this server, tok/s | llama.cpp, tok/s | ratio |",
         "|---|--:|--:|--:|--:|",
     ]
-    answers: list[str] = []
+    responses: list[str] = []
     for number, file in enumerate(arguments.files):
         ours, theirs = [], []
         for repeat in range(arguments.repeats):
             for is_ours in (True, False) if repeat % 2 == 0 else (False, True):
                 with _server(arguments, file, is_ours=is_ours) as server:
                     if number == 0 and repeat == 0:
-                        answers.append(_answers(server, "this server" if is_ours else "llama.cpp"))
+                        responses.append(
+                            _responses(server, "this server" if is_ours else "llama.cpp")
+                        )
                     turn = Turn({users: _speed(server, users, repeat) for users in _REQUESTS})
                 (ours if is_ours else theirs).append(turn)
                 print(f"{file.name} {is_ours=} {turn.speeds}", file=sys.stderr)
@@ -72,7 +74,7 @@ def main() -> int:
             lines.append(
                 f"| {file.name} | {users} | {median(own):.1f} | {median(other):.1f} | {ratio:.2f} |"
             )
-    report = "\n".join([*lines, "", *answers])
+    report = "\n".join([*lines, "", *responses])
     print(report)
     if arguments.output:
         arguments.output.write_text(report + "\n", encoding="utf-8")
@@ -122,14 +124,14 @@ async def _session(server: RunningServer, seed: int) -> Session:
     return Session(target, maker, workload, seed, [server.pid])
 
 
-def _answers(server: RunningServer, name: str) -> str:
+def _responses(server: RunningServer, name: str) -> str:
     """Return a table with the number of prompt tokens and the response to each question."""
     rows = [f"Responses of {name}:", "", "| question | prompt tokens | response |", "|---|--:|---|"]
     for question in _QUESTIONS:
         body = {
             "model": "model",
             "messages": [{"role": "user", "content": question}],
-            "max_tokens": _ANSWER_TOKENS,
+            "max_tokens": _RESPONSE_TOKENS,
             "temperature": 0,
         }
         request = urllib.request.Request(
