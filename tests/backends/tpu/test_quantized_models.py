@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.dtypes import itemsize_bits
 
 from tests.backends.checkpoints import save_checkpoint
 from tests.backends.format_encoders import quantized_checkpoint
@@ -19,7 +18,8 @@ from tests.backends.tpu.stepping import Runner, Sequence
 from tests.core.checkpoints.gguf_twins import write_twins
 from tests.quantized_checkpoints import write_quantized
 from tgi.architectures import ModelSpec, load_spec
-from tgi.backend import EngineConfig
+from tgi.backend import EngineConfig, RequestedLimits
+from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.testing.reference.model import reference_logits
 from tgi.testing.reference.weights import read_weights
 from tgi_tpu.attention.plan import AttentionPlan
@@ -40,17 +40,17 @@ SIZES = {
 TOKENS = list(range(3, 18))
 ENCODED = ("compressed-int8", "compressed-fp8", "fp8-blocks", "fp8-static", "eetq")
 CASES = [
-    ("llama", "gptq", "int4"),
-    ("llama", "gptq-v2-3-bits", "int4"),
-    ("llama", "awq", "int4"),
-    ("llama", "marlin", "int4"),
-    ("llama", "Q4_0", "int4"),
-    ("llama", "Q4_1", "int4"),
+    ("llama", "gptq", "int8"),
+    ("llama", "gptq-v2-3-bits", "int8"),
+    ("llama", "awq", "int8"),
+    ("llama", "marlin", "int8"),
+    ("llama", "Q4_0", "int8"),
+    ("llama", "Q4_1", "int8"),
     ("llama", "Q8_0", "int8"),
     ("llama", "compressed-int8", "int8"),
     ("llama", "compressed-fp8", "float8_e4m3fn"),
     ("llama", "fp8-blocks", "float8_e4m3fn"),
-    ("mixtral", "awq", "int4"),
+    ("mixtral", "awq", "int8"),
 ]
 ROOT = Path(__file__).parents[3]
 
@@ -94,9 +94,9 @@ def matrices(parameters: object) -> list[GroupedMatrix | QuantizedMatrix]:
     return [leaf for leaf in jax.tree.leaves(parameters, is_leaf=is_matrix) if is_matrix(leaf)]
 
 
-def size_of(arrays: object) -> float:
-    """The bytes of arrays on the devices, where two values of int4 are one byte."""
-    return sum(a.size * itemsize_bits(a.dtype) for a in jax.tree.leaves(arrays)) / 8
+def size_of(arrays: object) -> int:
+    """The bytes of arrays on the devices."""
+    return sum(array.nbytes for array in jax.tree.leaves(arrays))
 
 
 @pytest.mark.parametrize(("family", "name", "dtype"), CASES)
@@ -118,16 +118,16 @@ def test_logits_are_those_of_the_dequantized_weights(
 @pytest.mark.parametrize(
     ("name", "bits"),
     [
-        ("gptq", 4 + 16 / 32),
-        ("awq", 4 + (16 + 8) / 32),
-        ("Q4_0", 4 + 16 / 32),
+        ("gptq", 8 + 16 / 32),
+        ("awq", 8 + (16 + 8) / 32),
+        ("Q4_0", 8 + 16 / 32),
         ("Q8_0", 8 + 16 / 32),
         ("compressed-int8", 8 + 32 / 150),
     ],
 )
-def test_matrices_need_the_stored_bits(name: str, bits: float, tmp_path: Path) -> None:
-    """The codes, a 16-bit scale of each group, and 8 bits for its zero. Without groups, there is
-    one scale for 128 or 256 inputs.
+def test_matrices_need_the_bits_of_their_format(name: str, bits: float, tmp_path: Path) -> None:
+    """A code has 8 bits, the scale of a group 16 bits, and its zero 8 bits. Without groups, one
+    scale of 32 bits is shared by 128 or 256 inputs.
     """
     spec, path = write_case("llama", name, tmp_path)
     formats = formats_of(spec, path)
@@ -137,14 +137,21 @@ def test_matrices_need_the_stored_bits(name: str, bits: float, tmp_path: Path) -
     assert size_of(kept) * 8 / num_weights == pytest.approx(bits, rel=0.01)
 
 
-def test_an_argument_of_int4_has_half_a_byte_per_weight(tmp_path: Path) -> None:
-    """The compiled program receives the codes in packed form."""
-    spec, path = write_case("llama", "gptq", tmp_path)
-    formats = formats_of(spec, path)
-    parameters = decoder.load(spec, path, make_mesh(1, "cpu"), "bfloat16", quantization=formats)
-    matrix = parameters.groups[0][0]["mlp.up.weight"]
-    program = jax.jit(lambda weight: weight.dequantized("float32")).lower(matrix).compile()
-    assert program.memory_analysis().argument_size_in_bytes == size_of(matrix)
+@pytest.mark.parametrize("name", ["awq", "compressed-fp8"])
+def test_a_worker_compiles_and_runs(name: str, tmp_path: Path) -> None:
+    spec, path = write_case("llama", name, tmp_path)
+    reporter, options = RecordingReporter(), {"platform": "cpu", "token-buckets": "8"}
+    config = EngineConfig("tpu", str(path), spec, options=options)
+    worker = TpuBackend().create_worker(config, reporter)
+    worker.load()
+    requested = RequestedLimits(max_total_tokens=32, max_batch_size=2, max_batch_total_tokens=128)
+    agreement = worker.negotiate(requested)
+    support = TpuBackend().supports(spec, config)
+    assert agreement.memory[0] == support.memory[0]
+    assert any("keep the codes of the checkpoint" in line for line in reporter.lines)
+    worker.warmup()
+    assert worker.health(True).ok
+    worker.close()
 
 
 def test_two_devices_compute_the_same_as_one(tmp_path: Path) -> None:
@@ -212,5 +219,5 @@ def test_the_estimate_and_the_explanation_name_the_format(tmp_path: Path) -> Non
     assert item.num_bytes == parameter_bytes(spec, mesh, "bfloat16", formats)
     weights = backend.explain(spec, config)[1]
     assert weights.chosen == item.detail
-    assert weights.chosen.startswith("int4 and bfloat16, from AWQ")
+    assert weights.chosen.startswith("int8 and bfloat16, from AWQ")
     assert weights.others == ()

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax.dtypes import itemsize_bits
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -117,13 +116,12 @@ def abstract_parameters(
 def parameter_bytes(
     spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None
 ) -> int:
-    """Size in bytes of the parameters on one device. Two values of int4 are one byte."""
+    """Size in bytes of the parameters on one device."""
     arrays = jax.tree.leaves(abstract_parameters(spec, mesh, dtype, quantization))
-    bits = sum(
-        math.prod(array.sharding.shard_shape(array.shape)) * itemsize_bits(array.dtype)
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
         for array in arrays
     )
-    return int(bits // 8)
 
 
 @final

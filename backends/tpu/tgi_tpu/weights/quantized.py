@@ -21,7 +21,7 @@ _LARGEST = 127.0
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """`values` times `scale` for each row: [..., out, in] in int4, int8 or fp8, and float32
+    """`values` times `scale` for each row: [..., out, in] in int8 or fp8, and float32
     [..., out].
     """
 
@@ -41,7 +41,7 @@ class GroupedMatrix:
     writes the repeated scales and the dequantized matrix to memory.
     """
 
-    values: jax.Array  # [..., groups, inputs of a group, out] in int4, int8 or fp8
+    values: jax.Array  # [..., groups, inputs of a group, out] in int8 or fp8
     scale: jax.Array  # [..., groups, out] in float32, bfloat16 or float16
     zeros: jax.Array | None  # int8 [..., groups, out]
     offsets: jax.Array | None  # float32 [..., groups, out]
