@@ -196,8 +196,8 @@ def test_other_formats_are_dequantized_and_reported(tmp_path: Path) -> None:
 
 
 def test_layers_of_different_formats_are_dequantized(tmp_path: Path) -> None:
-    """The layers of a group are one array. The second matrix of each layer has another type."""
-    kinds = ("Q8_0", *["Q4_0"] * 10)
+    """The layers of a group are one array. Q4_1 has offsets, and Q8_0 has none."""
+    kinds = ("Q8_0", *["Q4_1"] * 10)
     path, twin = write_twins(tmp_path, "llama", kinds=kinds)
     spec = spec_of(twin)
     formats = formats_of(spec, path)
