@@ -33,7 +33,6 @@ from tgi.backend import (
 from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.buckets import parse_token_buckets
 from tgi.worker.checkpoint import check_checkpoint, main_dtype_of
-from tgi.worker.dequantization import dequantization_of
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
 from tgi_tpu.memory import (
@@ -45,6 +44,7 @@ from tgi_tpu.memory import (
     kv_bytes_per_token,
     weights_bytes,
 )
+from tgi_tpu.weights.matrix_formats import NOT_COMPUTED, CheckpointFormats, checkpoint_formats
 
 __all__ = ["TpuBackend"]
 
@@ -139,12 +139,13 @@ class TpuBackend:
         if reasons:
             return Support("no", reasons)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
-        loss = dequantization_of(config.model_path)
-        stored = dtype if loss is None else loss.detail(dtype)
+        formats = checkpoint_formats(spec, Path(config.model_path))
+        stored = dtype if formats is None else formats.detail(dtype)
+        by_parameter = {} if formats is None else formats.by_parameter
         memory = (
             MemoryItem(
                 "weights",
-                weights_bytes(spec, dtype, config.quantize),
+                weights_bytes(spec, dtype, config.quantize, by_parameter),
                 f"int8 and {dtype}" if config.quantize else stored,
             ),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
@@ -171,11 +172,9 @@ class TpuBackend:
         )
         (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
         others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
-        loss = dequantization_of(config.model_path)
-        if loss is not None:
-            cost = f"this backend has no kernels for it, so it uses {loss.cost(DTYPE_BYTES[dtype])}"
-            rejected = tuple((name, cost) for name in loss.formats)
-            weights = Implementation("weights", loss.detail(dtype), rejected)
+        formats = checkpoint_formats(spec, Path(config.model_path))
+        if formats is not None:
+            weights = _explained_weights(formats, dtype)
             return (Implementation("attention", _KERNELS[chosen], others), weights)
         whole = () if config.quantize else (("int8", "`--quantize int8` was not set"),)
         weights = Implementation(
@@ -193,6 +192,18 @@ class TpuBackend:
         from tgi_tpu.worker import tpu_worker  # noqa: PLC0415 - only the worker imports JAX
 
         return tpu_worker(config, reporter)
+
+
+def _explained_weights(formats: CheckpointFormats, dtype: str) -> Implementation:
+    """Report the format of a quantized checkpoint on the devices, and the formats of the weights
+    that are dequantized.
+    """
+    loss = formats.loss
+    if loss is None:
+        return Implementation("weights", formats.detail(dtype), ())
+    cost = f"dequantized to {dtype}, because {NOT_COMPUTED}; {loss.cost(DTYPE_BYTES[dtype])}"
+    rejected = tuple((name, cost) for name in loss.formats)
+    return Implementation("weights", formats.detail(dtype), rejected)
 
 
 def _missing_parts(spec: ModelSpec, num_shard: int) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import RequestedLimits
 from tgi.worker.memory import limits, sizes
 from tgi.worker.memory.plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
+from tgi_tpu.weights.matrix_formats import MatrixFormat
 
 __all__ = [
     "BLOCK_SIZE",
@@ -52,6 +53,8 @@ that most of a common prefix can be shared.
 BUCKETS_OPTION = "--tpu-token-buckets"
 """The option with the numbers of tokens to which steps are padded."""
 
+_NO_FORMATS: Mapping[str, MatrixFormat] = MappingProxyType({})
+
 # Logits, scores before and after the warpers, keys, probabilities, two counts, and the reported
 # distribution.
 _LOGITS_COPIES = 8
@@ -70,6 +73,7 @@ class MemoryFacts:
     block_size: int  # tokens
     dtype: str
     default_step_tokens: int  # used if `--max-batch-prefill-tokens` is not set
+    weights_detail: str | None = None  # the format of the weights; None = `dtype`
 
 
 def compute_dtype(requested: str | None, stored: str | None) -> str:
@@ -77,10 +81,22 @@ def compute_dtype(requested: str | None, stored: str | None) -> str:
     return limits.compute_dtype(requested, stored, DTYPE_BYTES)
 
 
-def weights_bytes(spec: ModelSpec, dtype: str, quantize: str | None = None) -> int:
-    """Bytes of all parameters in `dtype`. If `quantize` is set, matrices use 8 bits per value."""
+def weights_bytes(
+    spec: ModelSpec,
+    dtype: str,
+    quantize: str | None = None,
+    formats: Mapping[str, MatrixFormat] = _NO_FORMATS,
+) -> int:
+    """Bytes of all parameters in `dtype`. If `quantize` is set, matrices use 8 bits per value.
+    `formats` are the formats of the quantized parameters of a checkpoint.
+    """
     each = {True: 1 if quantize else DTYPE_BYTES[dtype], False: DTYPE_BYTES[dtype]}
-    return sum(math.prod(shape) * each[len(shape) > 1] for shape in tensor_shapes(spec).values())
+    return sum(
+        formats[parameter].num_bytes(shape)
+        if parameter in formats
+        else math.prod(shape) * each[len(shape) > 1]
+        for parameter, shape in tensor_shapes(spec).items()
+    )
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
@@ -112,7 +128,7 @@ def plan_limits(spec: ModelSpec, requested: RequestedLimits, facts: MemoryFacts)
         block_size=facts.block_size,
         default_step_tokens=min(facts.default_step_tokens, max_sequences * context),
         cache_share=_CACHE_SHARE,
-        weights_detail=facts.dtype,
+        weights_detail=facts.weights_detail or facts.dtype,
         remedy="Use more chips (`--num-shard`)",
         more="more chips",
     )

@@ -12,7 +12,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tgi.architectures.weight_map import shard_axis
 from tgi.backend import BackendError
 
-__all__ = ["AXIS", "make_mesh", "mesh_of", "partition", "replicated", "row_major", "sharding"]
+__all__ = [
+    "AXIS",
+    "make_mesh",
+    "matrix_cuts",
+    "mesh_of",
+    "partition",
+    "replicated",
+    "row_major",
+    "sharding",
+]
 
 AXIS = "tp"
 """The only axis of the mesh."""
@@ -49,6 +58,22 @@ def partition(
     if axis is None or shape[axis] % tp_size:
         return PartitionSpec()
     return PartitionSpec(*[None] * (leading + axis), AXIS)
+
+
+def matrix_cuts(cut: PartitionSpec, num_leading: int) -> tuple[PartitionSpec, PartitionSpec]:
+    """Return the divisions of a matrix whose inputs are divided into groups.
+
+    `cut` is the division of [..., outputs, inputs] with `num_leading` leading axes, which are not
+    divided. The first result is for values [..., groups, inputs of a group, outputs], and the
+    second result is for scales [..., groups, outputs].
+    """
+    leading = [None] * num_leading
+    padded = [*cut, *[None] * (num_leading + 2 - len(cut))]
+    of_outputs, of_inputs = padded[num_leading:]
+    return (
+        PartitionSpec(*leading, of_inputs, None, of_outputs),
+        PartitionSpec(*leading, of_inputs, of_outputs),
+    )
 
 
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:

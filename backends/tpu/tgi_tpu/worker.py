@@ -32,7 +32,6 @@ from tgi.backend import (
 from tgi.checkpoints.checkpoint import read_headers
 from tgi.worker.buckets import Buckets, parse_token_buckets
 from tgi.worker.checkpoint import main_dtype_of
-from tgi.worker.dequantization import Dequantization
 from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
@@ -53,7 +52,9 @@ from tgi_tpu.model.layer_groups import attention_of
 from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
 from tgi_tpu.runner import ModelRunner
 from tgi_tpu.sampling.sampler import MAX_TOP_N
-from tgi_tpu.weights.parameters import Quantization, parameter_bytes
+from tgi_tpu.weights.leaves import Quantization
+from tgi_tpu.weights.matrix_formats import CheckpointFormats, checkpoint_formats
+from tgi_tpu.weights.parameters import parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
@@ -82,6 +83,7 @@ class TpuPart:
         self._reporter = reporter
         self._loaded: LoadedModel | None = None
         self._runner: ModelRunner | None = None
+        self._quantization: Quantization | None = None
 
     def load(self, progress: Progress) -> None:
         """Load the weights onto the chips. Raises a `ModelError` with the file and the tensor if
@@ -94,9 +96,10 @@ class TpuPart:
         line = rounding_line(config.dtype, stored, dtype)
         if line is not None:
             self._reporter.log(line)
-        loss = Dequantization.of(tensors)
-        if loss is not None:
-            self._reporter.log(loss.line(dtype, DTYPE_BYTES[dtype]))
+        formats = checkpoint_formats(self._spec, path)
+        if formats is not None:
+            self._reporter.log(formats.line(dtype, DTYPE_BYTES[dtype]))
+        self._quantization = formats or (None if config.quantize is None else "int8")
         if config.cache_dir:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
@@ -129,6 +132,11 @@ class TpuPart:
             block_size=BLOCK_SIZE,
             dtype=dtype,
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
+            weights_detail=(
+                self._quantization.detail(dtype)
+                if isinstance(self._quantization, CheckpointFormats)
+                else None
+            ),
         )
         plan = plan_limits(self._spec, requested, facts)
         # Raises an error early if the requested buckets do not fit every step.
@@ -228,10 +236,6 @@ class TpuPart:
         return runner
 
     @property
-    def _quantization(self) -> Quantization | None:
-        return None if self._config.quantize is None else "int8"
-
-    @property
     def _token_buckets(self) -> tuple[int, ...]:
         text = self._config.options.get("token-buckets", "")
         return parse_token_buckets(text, BUCKETS_OPTION)
@@ -248,16 +252,22 @@ class TpuPart:
             "device": str(devices.flat[0].device_kind),
             "num_devices": str(devices.size),
             "attention": plan.kernel,
-            "quantization": (
-                "none" if self._quantization is None else f"{self._quantization} weights"
-            ),
-            **({} if self._quantization is None else {"weight scales": "one per output"}),
+            **self._quantization_facts(),
             **{
                 f"attention not by {c.kernel}": c.reason
                 for c in plan.candidates
                 if c.reason is not None
             },
         }
+
+    def _quantization_facts(self) -> dict[str, str]:
+        match self._quantization:
+            case None:
+                return {"quantization": "none"}
+            case CheckpointFormats() as formats:
+                return {"quantization": formats.description}
+            case name:
+                return {"quantization": f"{name} weights", "weight scales": "one per output"}
 
 
 def _prepared_platform(requested: str, num_shard: int) -> str:

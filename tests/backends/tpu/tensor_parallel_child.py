@@ -15,7 +15,7 @@ from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
 from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.weights.parameters import Quantization
+from tgi_tpu.weights.leaves import Quantization
 
 
 def run(

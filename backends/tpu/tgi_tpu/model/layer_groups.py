@@ -12,12 +12,14 @@ __all__ = [
     "CacheShape",
     "LayerGroup",
     "LayerPlace",
+    "array_of",
     "attention_of",
     "cache_shapes",
     "layer_groups",
     "place_of",
 ]
 
+_LAYERS = "decoder.layers."
 _MAX_PERIOD = 12
 """Maximum length of a pattern. gemma3 repeats every 6 layers."""
 
@@ -94,6 +96,18 @@ def place_of(groups: tuple[LayerGroup, ...], layer: int) -> LayerPlace:
             repeat, member = divmod(layer - group.first, len(group.pattern))
             return LayerPlace(index, member, repeat)
     raise IndexError(layer)
+
+
+def array_of(parameter: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+    """Return the first parameter of the array that contains `parameter`, and the index of
+    `parameter` in this array. The index is empty if the parameter is not part of a layer.
+    """
+    if not parameter.startswith(_LAYERS):
+        return parameter, ()
+    groups, layer = layer_groups(spec), int(parameter.removeprefix(_LAYERS).split(".")[0])
+    place = place_of(groups, layer)
+    first = groups[place.group].first + place.member
+    return parameter.replace(f"{_LAYERS}{layer}.", f"{_LAYERS}{first}.", 1), (place.repeat,)
 
 
 def attention_of(layer: Layer) -> Attention | None:

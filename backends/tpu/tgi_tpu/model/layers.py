@@ -15,7 +15,7 @@ import numpy as np
 from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, Norm, Rope
 from tgi.architectures.mixers import XIELU_BETA, XIELU_EPSILON
 from tgi.architectures.rope import inverse_frequencies
-from tgi_tpu.weights.quantized import QuantizedMatrix, Weight, matmul
+from tgi_tpu.weights.quantized import GroupedMatrix, QuantizedMatrix, Weight, matmul
 
 __all__ = [
     "Rotation",
@@ -40,7 +40,7 @@ _CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up to this limit before `silu_clam
 def vector(weights: Weights, parameter: str) -> jax.Array:
     """Return a parameter that is never quantized."""
     weight = weights[parameter]
-    assert not isinstance(weight, QuantizedMatrix), parameter
+    assert not isinstance(weight, QuantizedMatrix | GroupedMatrix), parameter
     return weight
 
 

@@ -5,14 +5,16 @@ Shapes: T tokens, E experts, L layers whose experts are stacked.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from tgi.architectures import MixtureOfExperts, Router
-from tgi_tpu.mesh import AXIS, partition
+from tgi_tpu.mesh import AXIS, matrix_cuts, partition
 from tgi_tpu.model.layers import Weights, linear, mlp, vector
-from tgi_tpu.weights.quantized import QuantizedMatrix, Weight
+from tgi_tpu.weights.quantized import GroupedMatrix, QuantizedMatrix, Weight
 
 __all__ = ["is_of_experts", "mixture_of_experts"]
 
@@ -136,12 +138,15 @@ def _flat(stacked: jax.Array) -> jax.Array:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def _partition(parameter: str, weight: Weight, tp_size: int) -> PartitionSpec | QuantizedMatrix:
-    """Return the division of an expert's parameter [L, E, ...] among the devices.
-
-    For a quantized parameter, the result contains the division of the values and the division of
-    the scale. The scale does not have the last axis.
+def _partition(parameter: str, weight: Weight, tp_size: int) -> Any:  # noqa: ANN401 - specs in place of arrays
+    """Return the division of an expert's parameter [L, E, ...] among the devices. For a quantized
+    parameter, the result contains the division of each array.
     """
+    if isinstance(weight, GroupedMatrix):
+        _, num_experts, groups, size, num_outputs = weight.values.shape
+        shape = (num_experts, num_outputs, groups * size)
+        values, scale = matrix_cuts(partition(parameter, shape, tp_size, leading=1), 2)
+        return jax.tree.map(lambda array: values if array is weight.values else scale, weight)
     if not isinstance(weight, QuantizedMatrix):
         return partition(parameter, weight.shape[1:], tp_size, leading=1)
     cut = partition(parameter, weight.values.shape[1:], tp_size, leading=1)

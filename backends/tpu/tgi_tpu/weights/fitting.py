@@ -19,7 +19,7 @@ from tgi.architectures import MLP, Attention, MixtureOfExperts, ModelSpec
 from tgi.architectures.parameter_names import mixer_of
 from tgi_tpu.coverage import kv_repeats
 
-__all__ = ["fit", "fitted_shape", "padded", "padded_head_dim"]
+__all__ = ["fit", "fit_rows", "fitted_shape", "padded", "padded_head_dim"]
 
 _TPU_LANES = 128
 
@@ -68,6 +68,12 @@ def fit(parameter: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
     missing = [(0, 0)] * piece.ndim
     missing[axis] = (0, padded(size, mesh.size * _lanes(mesh)) - size)
     return np.pad(piece, missing) if missing[axis][1] else piece
+
+
+def fit_rows(parameter: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
+    """Fit an array with one row per output of a matrix, for example its scales."""
+    is_cut_by_inputs = _intermediate_axis(parameter, spec) == -1
+    return piece if is_cut_by_inputs else fit(parameter, piece, spec, mesh)
 
 
 def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:

@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final
+from typing import Any, TypeVar, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.weight_map import Placement, split, tensor_shapes
+from tgi.architectures.weight_map import Placement, split
 from tgi.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from tgi.checkpoints.pieces import dequantized
+from tgi.checkpoints.quantized import QuantizedMatrix as CanonicalMatrix
 from tgi.worker.checkpoint import file_order
-from tgi_tpu.mesh import partition, row_major
-from tgi_tpu.model.layer_groups import layer_groups, place_of
-from tgi_tpu.weights.fitting import fit, fitted_shape
+from tgi_tpu.mesh import row_major
+from tgi_tpu.model.layer_groups import array_of, layer_groups
+from tgi_tpu.weights.canonical import arrays_of, whole_matrices
+from tgi_tpu.weights.fitting import fit
+from tgi_tpu.weights.leaves import Leaf, Quantization, leaves_of
 from tgi_tpu.weights.mapped_tensors import tensor_view
 from tgi_tpu.weights.quantized import QuantizedMatrix, Weight, quantize
 
@@ -48,10 +50,6 @@ Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
 """A function that is called with the number of bytes that were loaded, and the total."""
 
-Quantization = Literal["int8"]
-"""Weight-only quantization: the matrices of the layers' mixers and an untied head become int8."""
-
-_QUANTIZED_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _LAYERS = "decoder.layers."
 
 
@@ -69,87 +67,6 @@ class Parameters:
     outside: dict[str, Weight]
     # `groups[g][m]` contains the arrays of layer `m` in the pattern of group `g`.
     groups: tuple[tuple[dict[str, Weight], ...], ...]
-
-
-@final
-@dataclass(frozen=True)
-class _Leaf:
-    """Describes one array of the tree. The array may contain a parameter of many layers."""
-
-    shape: tuple[int, ...]
-    dtype: jnp.dtype[Any]  # int8 means a `QuantizedMatrix`
-    mesh: Mesh
-    cut: PartitionSpec
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether the array has a scale."""
-        return bool(self.dtype == jnp.int8)
-
-    @property
-    def format(self) -> Format:
-        """The layout and sharding of the values."""
-        return row_major(self.mesh, self.cut, len(self.shape))
-
-    @property
-    def scale_format(self) -> Format:
-        """The layout and sharding of the scale, which does not have the last axis."""
-        return row_major(
-            self.mesh, PartitionSpec(*self.cut[: len(self.shape) - 1]), len(self.shape) - 1
-        )
-
-    @property
-    def formats(self) -> Format | QuantizedMatrix:
-        """The formats of values and scale, as a tree for JAX."""
-        if not self.is_quantized:
-            return self.format
-        return QuantizedMatrix(self.format, self.scale_format)  # type: ignore[arg-type] # formats instead of arrays
-
-
-def _leaves(
-    spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None
-) -> dict[str, _Leaf]:
-    """Describe every array of the tree. The key is the first parameter in the array."""
-    groups = layer_groups(spec)
-    leaves = {}
-    for parameter, shape in tensor_shapes(spec).items():
-        key, index = _locate(parameter, spec)
-        if key != parameter:
-            continue
-        own = fitted_shape(parameter, shape, spec, mesh)
-        cut = partition(parameter, own, mesh.size, len(index))
-        repeats = tuple(groups[place_of(groups, _layer(parameter)).group].repeats for _ in index)
-        full = (*repeats, *own)
-        leaves[key] = _Leaf(
-            full,
-            jnp.dtype(jnp.int8 if quantization is not None and _is_quantized(parameter) else dtype),
-            mesh,
-            cut,
-        )
-    return leaves
-
-
-def _layer(parameter: str) -> int:
-    return int(parameter.removeprefix(_LAYERS).split(".")[0])
-
-
-def _locate(parameter: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
-    """Return the first parameter of the array that contains `parameter`, and the index of
-    `parameter` in this array.
-    """
-    if not parameter.startswith(_LAYERS):
-        return parameter, ()
-    groups, layer = layer_groups(spec), _layer(parameter)
-    place = place_of(groups, layer)
-    first = groups[place.group].first + place.member
-    return parameter.replace(f"{_LAYERS}{layer}.", f"{_LAYERS}{first}.", 1), (place.repeat,)
-
-
-def _is_quantized(parameter: str) -> bool:
-    parts = parameter.split(".")
-    return parameter == "head.weight" or (
-        len(parts) > 3 and parts[-1] == "weight" and parts[-2] in _QUANTIZED_PARTS
-    )
 
 
 def _tree(
@@ -184,14 +101,13 @@ def abstract_parameters(
     bytes.
     """
 
-    def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - used in place of an array
-        values = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
-        if not leaf.is_quantized:
-            return values
-        scale: Any = jax.ShapeDtypeStruct(leaf.shape[:-1], jnp.float32, sharding=leaf.scale_format)
-        return QuantizedMatrix(values, scale)  # type: ignore[arg-type]
+    def abstract(leaf: Leaf) -> Weight:
+        def make(shape: tuple[int, ...], dtype: Any, cut: PartitionSpec) -> jax.ShapeDtypeStruct:  # noqa: ANN401 - any dtype
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=row_major(mesh, cut, len(shape)))
 
-    leaves = _leaves(spec, mesh, dtype, quantization)
+        return leaf.build(make)
+
+    leaves = leaves_of(spec, mesh, dtype, quantization)
     return Parameters(
         *_tree(spec, {parameter: abstract(leaf) for parameter, leaf in leaves.items()})
     )
@@ -203,7 +119,7 @@ def parameter_bytes(
     """Size in bytes of the parameters on one device."""
     arrays = jax.tree.leaves(abstract_parameters(spec, mesh, dtype, quantization))
     return sum(
-        int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
         for array in arrays
     )
 
@@ -221,29 +137,55 @@ class ParameterStore:
     ) -> None:
         self._spec = spec
         self._mesh = mesh
-        self._leaves = _leaves(spec, mesh, dtype, quantization)
+        self._leaves = leaves_of(spec, mesh, dtype, quantization)
         self._arrays: dict[str, Weight] = {}
 
     def write(self, parameter: str, piece: Array, expert: int | None = None) -> None:
         """Store `piece` as `parameter`, or as one expert's slice of `parameter`. `piece` may have
         any floating-point dtype.
         """
-        key, index = _locate(parameter, self._spec)
+        key, index = array_of(parameter, self._spec)
         leaf = self._leaves[key]
         piece = fit(parameter, piece, self._spec, self._mesh)
-        if not leaf.is_quantized:
+        if leaf.form is None:
             piece = piece.astype(leaf.dtype, copy=False)
         piece = np.ascontiguousarray(piece)
         if piece.size == math.prod(leaf.shape):
-            whole = jax.device_put(piece.reshape(leaf.shape), leaf.format)
-            self._arrays[key] = _program(quantize, leaf)(whole) if leaf.is_quantized else whole
+            plain = replace(leaf, form=None)
+            whole = jax.device_put(piece.reshape(leaf.shape), plain.formats)
+            self._arrays[key] = whole if leaf.form is None else _program(quantize, leaf)(whole)
             return
         index = index if expert is None else (*index, expert)
         # The axes of the piece are the last axes of the array.
         cut = [*leaf.cut, *[None] * len(leaf.shape)][len(index) : len(leaf.shape)]
         on_device = jax.device_put(piece, NamedSharding(self._mesh, PartitionSpec(*cut)))
+        self._insert(key, on_device, index)
+
+    def write_quantized(
+        self, parameter: str, matrix: CanonicalMatrix, expert: int | None = None
+    ) -> None:
+        """Store a quantized matrix as `parameter`, or as one expert's slice of `parameter`. The
+        matrix is dequantized if the parameter has no quantized format.
+        """
+        key, index = array_of(parameter, self._spec)
+        leaf = self._leaves[key]
+        if leaf.form is None:
+            self.write(parameter, matrix.dequantize(), expert)
+            return
+        index = index if expert is None else (*index, expert)
+        cut = PartitionSpec(*leaf.cut[len(index) :])
+        one = replace(leaf, shape=leaf.shape[len(index) :], cut=cut)
+        arrays = arrays_of(parameter, matrix, self._spec, one)
+        on_device = jax.tree.map(jax.device_put, arrays, one.formats)
+        if index:
+            self._insert(key, on_device, index)
+        else:
+            self._arrays[key] = on_device
+
+    def _insert(self, key: str, piece: Weight, index: tuple[int, ...]) -> None:
+        leaf = self._leaves[key]
         array = self._arrays.pop(key) if key in self._arrays else _maker(leaf)()
-        self._arrays[key] = _program(_insert, leaf)(array, on_device, np.asarray(index, np.int32))
+        self._arrays[key] = _program(_inserted, leaf)(array, piece, np.asarray(index, np.int32))
 
     def finish(self) -> Parameters:
         """Return the tree. All parameters must have been written."""
@@ -252,34 +194,26 @@ class ParameterStore:
 
 
 @lru_cache(maxsize=256)
-def _program(function: Callable[..., Weight], leaf: _Leaf) -> Callable[..., Weight]:
+def _program(function: Callable[..., Weight], leaf: Leaf) -> Callable[..., Weight]:
     """Compile `function` so that its result has the format of `leaf`.
 
-    `_insert` donates its argument `array`.
+    `_inserted` donates its argument `array`.
     """
-    return jax.jit(
-        function, out_shardings=leaf.formats, donate_argnums=(0,) if function is _insert else ()
-    )
+    donated = (0,) if function is _inserted else ()
+    return jax.jit(function, out_shardings=leaf.formats, donate_argnums=donated)
 
 
 @lru_cache(maxsize=256)
-def _maker(leaf: _Leaf) -> Callable[[], Weight]:
+def _maker(leaf: Leaf) -> Callable[[], Weight]:
     """Compile a function that creates the array, filled with zeros."""
-    return jax.jit(partial(_zeros, leaf), out_shardings=leaf.formats)
+    zeros = partial(leaf.build, lambda shape, dtype, cut: jnp.zeros(shape, dtype))
+    return jax.jit(zeros, out_shardings=leaf.formats)
 
 
-def _zeros(leaf: _Leaf) -> Weight:
-    values = jnp.zeros(leaf.shape, leaf.dtype)
-    return (
-        QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32))
-        if leaf.is_quantized
-        else values
-    )
-
-
-def _insert(array: Weight, piece: jax.Array, index: jax.Array) -> Weight:
+def _inserted(array: Weight, piece: Weight, index: jax.Array) -> Weight:
     """Return `array` with `piece` at `index` of its first axes."""
-    taken = quantize(piece) if isinstance(array, QuantizedMatrix) else piece
+    is_rounded = isinstance(array, QuantizedMatrix) and isinstance(piece, jax.Array)
+    taken = quantize(piece) if is_rounded else piece
     filled: Weight = jax.tree.map(partial(_insert_one, index), array, taken)
     return filled
 
@@ -313,9 +247,13 @@ def load(
         store = ParameterStore(spec, mesh, dtype, quantization)
         progress(done, total)
         for placement in todo:
-            for parameter, expert, piece in _pieces(checkpoint, placement, spec):
-                whole = _unit_rows(piece) if placement.rule.unit_rows else piece
-                store.write(parameter, whole, expert)
+            if placement.name in checkpoint.tensors.quantized and not placement.rule.unit_rows:
+                for parameter, expert, matrix in whole_matrices(checkpoint, placement, spec):
+                    store.write_quantized(parameter, matrix, expert)
+            else:
+                for parameter, expert, piece in _pieces(checkpoint, placement, spec):
+                    whole = _unit_rows(piece) if placement.rule.unit_rows else piece
+                    store.write(parameter, whole, expert)
             done += sizes[placement.name]
             progress(done, total)
         return store.finish()
