@@ -117,7 +117,7 @@ def test_download_weights_finds_a_local_model(tmp_path, tiny_model, capsys):
     assert main(["download", "--port", "1"]) == 2
     assert main(["download", "--revision", "x"]) == 2
     errors = capsys.readouterr().err
-    assert "no weights in safetensors format" in errors
+    assert "no weights in safetensors or gguf format" in errors
     assert "`tgi download` takes --model-id" in errors
 
 

@@ -73,8 +73,8 @@ def test_every_choice_has_a_meaning():
         (
             {"quantize": "fp8"},
             {"quantize": ("int8",)},
-            "`--quantize fp8` rounds the weights to 8-bit floating-point numbers while they are"
-            " loaded, which the backend `x` cannot do; use int8",
+            "`--quantize fp8` rounds the weights to 8-bit floating-point numbers (e4m3) while they"
+            " are loaded, which the backend `x` cannot do; use int8",
         ),
         (
             {"quantize": "gptq"},
