@@ -35,9 +35,11 @@ _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
 The error is the root mean square error, divided by the standard deviation.
 """
 
-_GREATEST_ERROR_OF_NAME: Mapping[str, float] = MappingProxyType({"bitsandbytes-fp4": 0.7})
-"""The maximum error of values that represent weights less accurately than their bits allow: fp4 has
-few numbers between a third of the largest number and the largest number.
+_GREATEST_ERROR_OF_NAME: Mapping[str, float] = MappingProxyType(
+    {"bitsandbytes-fp4": 0.7, "fp8": 0.25}
+)
+"""The maximum error of floating-point codes, which represent large weights less accurately than
+integers with the same number of bits.
 """
 
 _GREATEST_CACHE_ERROR: Mapping[str, float] = MappingProxyType(
