@@ -33,7 +33,7 @@ GpuKind = Literal["interpreter", "turing", "ampere", "hopper", "cdna", "rdna3", 
 `hopper` includes the data centre GPUs of Blackwell.
 """
 
-_WIDE_HEAD = 256  # from this size on, a tile has fewer keys
+_WIDE_HEAD = 256  # head size from which a tile has fewer keys
 _TURING, _AMPERE, _HOPPER, _CONSUMER_BLACKWELL = 75, 80, 90, 120  # compute capabilities
 
 

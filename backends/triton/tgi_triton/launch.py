@@ -1,4 +1,4 @@
-"""Facts about the compiler that all launches need."""
+"""Properties of the compiler that all kernel launches need."""
 
 from __future__ import annotations
 

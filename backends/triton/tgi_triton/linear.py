@@ -140,7 +140,8 @@ def _kind(form: QuantizedFormat) -> int:
 @final
 @dataclass(frozen=True)
 class ExpertTiles:
-    """The lines of each expert, in tiles of `block` lines. Line i is place i % k of token i // k.
+    """The lines of each expert, in tiles of `block` lines. A line is a token with one of its k
+    experts: line i is token i // k with its expert number i % k.
 
     The number of tiles depends on the sizes only, so that a captured graph can be replayed.
     """

@@ -70,8 +70,8 @@ class Checkpoint:
         return self.mapped[stored]
 
     def is_zero(self, name: str) -> bool:
-        """Whether all values of a tensor are zero. The values are read. A quantized tensor is not
-        zero.
+        """Whether all values of a tensor are zero. The values are read. Returns False for a
+        quantized tensor.
         """
         return name in self.tensors.plain and self.mapped[name].is_zero
 
@@ -87,7 +87,7 @@ class Checkpoint:
         return tensor.decode(read, expert, rows)
 
     def release(self, name: str) -> None:
-        """Release the memory of all pages that were read from the files of a tensor."""
+        """Release the memory of all pages that were read from the files that contain a tensor."""
         quantized = self.tensors.quantized.get(name)
         parts = [name] if quantized is None else [part.name for part in quantized.parts.values()]
         for file in {self.mapped[part].file for part in parts}:

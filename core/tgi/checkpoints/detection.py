@@ -60,7 +60,7 @@ def find_format(model_path: Path) -> CheckpointFormat | None:
         return None
     method = settings.text("quant_method")
     if method == "gguf":
-        return None  # transformers read a GGUF file, and saved the dequantized weights in a folder
+        return None  # transformers saved the dequantized weights of a GGUF file
     if method not in FORMATS:
         raise ModelError(
             f"{settings.place}: the quantization method `{shown(method)}` is not supported. The"

@@ -102,8 +102,8 @@ def check_unquantized(
 
 
 def is_listed(module: str, names: Collection[str]) -> bool:
-    """Whether one of `names` is the name of the module, or of a module that contains it, or the
-    last part or a middle part of its name.
+    """Whether one of `names` consists of adjacent parts of the module's name. For example, `mlp`
+    and `layers.0` are parts of `model.layers.0.mlp`.
     """
     return any(f".{name.strip('.')}." in f".{module}." for name in names if name.strip("."))
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _PIECE_BYTES = 4 << 20  # decoded codes in one piece
-_ROW_UNIT = 128  # pieces of adjacent rows begin at a multiple, for kernels with panels of rows
+_ROW_UNIT = 128  # kernels store panels of rows, so pieces begin at a multiple of this number
 
 
 @final
@@ -65,8 +65,8 @@ def check_quantized_shape(shape: tuple[int, ...], placement: Placement) -> None:
 def decoded_pieces(
     checkpoint: Checkpoint, placement: Placement, spec: ModelSpec
 ) -> Iterator[Piece]:
-    """Decode a quantized tensor in pieces of about `_PIECE_BYTES` codes. The factors of the rule
-    are applied, and `unit_rows` is not.
+    """Decode a quantized tensor in pieces of about `_PIECE_BYTES` codes. The factors of the
+    rule are applied. `unit_rows` of the rule is not applied.
     """
     tensor = checkpoint.tensors.quantized[placement.name]
     *experts, num_rows, num_inputs = tensor.shape

@@ -40,7 +40,7 @@ class QuantizedTensor:
     name: str
     shape: tuple[int, ...]  # [outputs, inputs] or [experts, outputs, inputs]
     format: QuantizedFormat
-    parts: Mapping[str, StoredTensor]  # by role
+    parts: Mapping[str, StoredTensor]  # by key, for example `qweight`
     decode: Decode
     row_multiple: int = 1
 

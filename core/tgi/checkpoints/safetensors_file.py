@@ -152,7 +152,7 @@ def float32_array(tensor: MappedTensor) -> npt.NDArray[np.float32]:
 
 def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
     """Return all tensors of a checkpoint by name. The index only names the files: a tensor may be
-    in another file than the index says. Raises a `ModelError` with the file and the tensor if a
+    in another file than the index lists. Raises a `ModelError` with the file and the tensor if a
     tensor is in two files.
     """
     tensors: dict[str, MappedTensor] = {}

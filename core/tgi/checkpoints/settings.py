@@ -1,4 +1,4 @@
-"""Reads the settings of a quantized checkpoint with types."""
+"""Reads the settings of a quantized checkpoint and checks their types."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.revision is not None:
         words += ["--revision", options.revision]
     registry = BackendRegistry()
-    # Variables of the server, such as QUANTIZE, have no meaning here.
+    # Environment variables of the server, such as QUANTIZE, are ignored.
     kept = {name: variables[name] for name in _SETTING_VARIABLES if name in variables}
     parsed = parse_arguments(words, kept, registry.names)
     environment = read_environment(variables)
@@ -126,9 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         "--num-samples", type=int, default=128, help="maximum number of sequences (128)"
     )
     parser.add_argument(
-        "--sequence-length", type=int, default=2048, help="maximum tokens of a sequence (2048)"
+        "--sequence-length", type=int, default=2048, help="maximum sequence length in tokens (2048)"
     )
-    parser.add_argument("--backend", default="auto", help="backend that computes (auto)")
+    parser.add_argument(
+        "--backend", default="auto", help="backend that computes the weights (auto)"
+    )
     return parser
 
 

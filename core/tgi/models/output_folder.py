@@ -22,7 +22,7 @@ def check_new_folder(path: Path) -> None:
         )
     parent = path.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        reason = "does not exist" if not parent.exists() else "is not a folder that can be written"
+        reason = "does not exist" if not parent.exists() else "is not a writable folder"
         raise ConfigError(f"`{parent}`, the parent of the output folder, {reason}.", "Create it.")
 
 
@@ -37,7 +37,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     check_new_folder(path)
     temporary = path.absolute().parent / f".{path.name}.partial"
     temporary.mkdir(exist_ok=True)
-    # The lock ends with the process, so that the folder of a killed process is not locked.
+    # The kernel releases the lock when the process ends, also if the process was killed.
     descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

@@ -94,7 +94,7 @@ def token_sequences(
         raise ConfigError(
             f"The calibration text has {len(ids)} tokens, but at least {_MIN_SEQUENCE_TOKENS} are"
             " required.",
-            "Use a text of some thousand words.",
+            "Use a text with several thousand words.",
         )
     count = min(calibration.num_samples, len(parts))
     chosen = [parts[number * len(parts) // count] for number in range(count)]

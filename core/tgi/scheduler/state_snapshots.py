@@ -24,8 +24,8 @@ __all__ = ["SeenPrefixes", "StateCopy", "StateSnapshots"]
 # divides the prompt into one more row.
 _MIN_BLOCKS = 4
 _MAX_CHUNK_ENDS = 4  # snapshots of one prompt at the ends of its largest chunks
-# If the memory of a block is allocated at its first use, more snapshots than this are kept only in
-# blocks that sequences have already used.
+# The `max_cached` of `BlockManager` if the memory of a block is allocated at its first use. More
+# snapshots are stored only in blocks that sequences have already used.
 _KEPT_SNAPSHOTS = 16
 _MAX_SEEN = 1 << 16
 
@@ -104,7 +104,7 @@ class StateSnapshots:
         self._has_block = has_block
         self._is_chunked = limits.chunked
         # Snapshots are a multiple of this number of blocks apart, so that the rows between them are
-        # legal chunks.
+        # allowed chunks.
         self._step = math.lcm(plan.block_size, limits.chunk_multiple) // plan.block_size
         self._chunk = self._aligned(limits.max_step_tokens // plan.block_size)  # in blocks
         self._seen = SeenPrefixes()
@@ -177,7 +177,7 @@ class StateSnapshots:
 
     def save(self, sequence: Sequence) -> StateCopy | None:
         """Return the copy that takes a snapshot of a sequence before its next row, or None if no
-        snapshot is wanted at this position or no block is free.
+        snapshot is planned at this position or no block is free.
         """
         positions = sequence.snapshot_positions
         if not positions or positions[0] != sequence.num_submitted_tokens:
@@ -224,7 +224,7 @@ class StateSnapshots:
         self._states.forget_cached()
 
     def _aligned(self, num_blocks: int) -> int:
-        """Round a number of blocks down, so that it is a legal position of a snapshot."""
+        """Round a number of blocks down, so that it is an allowed position of a snapshot."""
         return num_blocks - num_blocks % self._step
 
     def _chunk_ends(self, first: int, num_blocks: int) -> range:

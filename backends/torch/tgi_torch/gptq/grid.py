@@ -40,8 +40,8 @@ def fit_grid(
     best_scale, best_zero = torch.zeros_like(low), torch.zeros_like(low)
     for factor in factors:
         scale = ((high - low) * (factor / top)).clamp(_MIN_SCALE, _MAX_SCALE).half().float()
-        # Kernels of other servers add 1 to the stored zero without a limit, so that a zero of 0,
-        # which is stored as -1, would be wrong.
+        # A zero of 0 would be stored as `top`. Kernels of other servers would add 1 to `top`
+        # without a wrap-around to 0.
         zero = (
             torch.full_like(scale, (top + 1) // 2)
             if settings.is_symmetric

@@ -49,8 +49,8 @@ class LayerRunner:
         self._block_ends = ends
 
     def start(self, sequences: tuple[Int32Array, ...]) -> None:
-        """Compute the inputs of the first layer. Raises `ModelError` if each layer also has inputs
-        of its own.
+        """Compute the inputs of the first layer. Raises `ModelError` if each layer has
+        additional inputs.
         """
         self.hidden = []
         for ids in sequences:

@@ -19,7 +19,7 @@ from tgi_torch.gptq.solver import QuantizedWeights
 __all__ = ["can_pack", "pack_gptq", "packed_bytes"]
 
 _WORD_BITS = 32
-_CHUNK_ROWS = 256  # rows whose bits are in memory as one byte each
+_CHUNK_ROWS = 256  # rows that are unpacked at once, with one byte per bit
 
 
 def can_pack(outputs: int, inputs: int, bits: int) -> bool:

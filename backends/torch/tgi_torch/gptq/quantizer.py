@@ -42,11 +42,11 @@ from tgi_torch.weights.loading import load_weights
 __all__ = ["quantization_config", "quantize_checkpoint"]
 
 _MAX_FILE_BYTES = 5_000_000_000
-_ENTRY_BYTES = 160  # of a header, in addition to the name of the tensor
+_ENTRY_BYTES = 160  # header bytes of a tensor, without its name
 _MAX_PARTS = 4
 _DTYPES = {"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}
 _METADATA = {"format": "pt", "quantized": "gptq", "origin": "text-generation-inference"}
-_WORKING_COPIES = 6  # of the largest Hessian, while a matrix is quantized
+_WORKING_COPIES = 6  # copies of the largest Hessian that exist while a matrix is quantized
 
 
 @final
@@ -57,7 +57,7 @@ class _Counts:
     error: float = 0.0
     nearest_error: float = 0.0
     num_matrices: int = 0
-    num_unreached: int = 0  # experts without calibration tokens, which were rounded to nearest
+    num_unreached: int = 0  # matrices of experts without calibration tokens
 
     def add(self, other: _Counts) -> None:
         """Add the counts of a layer."""
@@ -75,7 +75,8 @@ class _Counts:
             parts.append(f"error {ratio:.3f} times that of rounding to nearest")
         if self.num_unreached:
             parts.append(
-                f"{self.num_unreached} experts that no token reached were rounded to nearest"
+                f"{self.num_unreached} matrices of experts that no token reached were rounded to"
+                " nearest"
             )
         return ", ".join(parts)
 
@@ -83,7 +84,7 @@ class _Counts:
 @final
 @dataclass
 class _Run:
-    """The objects of one quantization."""
+    """The state of one run of the quantization."""
 
     job: QuantizationJob
     checkpoint: Checkpoint

@@ -124,8 +124,8 @@ class _Solver:
         self.zeros.append(zero)
 
     def run(self, block_size: int, importance: Tensor | None) -> None:
-        """Quantize all inputs in blocks. With `importance`, the grid of a group is chosen when the
-        block begins with which the group begins.
+        """Quantize all inputs in blocks. With `importance`, the grid of a group is chosen at the
+        start of the block in which the group begins.
         """
         groups, inputs = self.groups.tolist(), len(self._rows)
         for start in range(0, inputs, block_size):
@@ -157,7 +157,7 @@ class _Solver:
 
 
 def _block_size(group_size: int) -> int:
-    """Return a block size of at most `_BLOCK` with which every group begins at a block."""
+    """Return a size of at most `_BLOCK` such that every group begins at the start of a block."""
     return group_size if group_size <= _BLOCK else math.gcd(group_size, _BLOCK)
 
 

@@ -62,8 +62,8 @@ def arrays_of(
         scale = fit_rows(parameter, matrix.scales, spec, leaf.mesh)
         return QuantizedMatrix(values, scale[:, 0])  # type: ignore[arg-type] # numpy arrays
     size = leaf.group_inputs
-    # The group in the checkpoint of each group on the devices. Inputs of the padding are zeros, so
-    # any scale is correct for them.
+    # For each group on the devices, the index of its group in the checkpoint. The weights of padded
+    # inputs are zero, so any scale is correct for them.
     groups = np.arange(0, num_inputs, size) // (form.group or num_inputs)
     groups = np.minimum(groups, matrix.scales.shape[1] - 1)
 

@@ -1,4 +1,4 @@
-"""Pads or repeats parameters so that they can be divided among the devices. Results do not change.
+"""Pads or repeats parameters so that they can be divided among the devices.
 
 The results of the model do not change. If a size is not a multiple of the number of devices, it is
 padded with zeros. Heads are repeated if there are fewer heads than devices. A TPU stores the last
@@ -27,12 +27,12 @@ Array = npt.NDArray[Any]
 
 
 def padded(size: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not less than `size`."""
+    """Return the smallest multiple of `multiple` that is not less than `size`."""
     return -(-size // multiple) * multiple
 
 
 def padded_head_dim(head_dim: int, mesh: Mesh) -> int:
-    """Number of values of a head in the cache, including padding."""
+    """Return the number of values of a head in the cache, including padding."""
     return padded(head_dim, _lanes(mesh))
 
 
@@ -43,7 +43,7 @@ def _lanes(mesh: Mesh) -> int:
 def fitted_shape(
     parameter: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh
 ) -> tuple[int, ...]:
-    """The shape of a parameter after `fit`."""
+    """Return the shape of a parameter after `fit`."""
     mixer = _with_kv_heads(parameter, spec)
     if mixer is not None:
         return (shape[0] * kv_repeats(mixer, mesh.size), *shape[1:])

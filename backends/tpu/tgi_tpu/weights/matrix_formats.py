@@ -37,8 +37,9 @@ __all__ = [
 ]
 
 NOT_COMPUTED = (
-    "this backend computes matrices of layers and of a separate head from codes of integers, e4m3"
-    " and e5m2 in the order of the inputs, if equal layers have equal formats"
+    "this backend stores the codes of a matrix only if they are integers, e4m3 or e5m2, the inputs"
+    " are not reordered, all repeats of the layer have the same format, and the matrix belongs to a"
+    " layer or is an untied head"
 )
 """The reason why a weight is dequantized, as a clause."""
 

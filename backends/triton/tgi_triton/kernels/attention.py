@@ -105,7 +105,7 @@ def _slots(table, positions, is_read, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZ
 @triton.jit
 def _softmax_step(scores, greatest, total):
     """Include more scores in the softmax. Returns the weights of these scores, the factor for all
-    results before, and the new values of `greatest` and `total`.
+    earlier results, and the new values of `greatest` and `total`.
     """
     now = tl.maximum(greatest, tl.max(scores, 1))
     # Without a visible position, all scores are -inf, and -inf - -inf would be NaN.

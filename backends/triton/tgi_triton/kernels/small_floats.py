@@ -65,7 +65,7 @@ def encode(value: tl.tensor, kind: tl.constexpr) -> tl.tensor:
     magnitude = tl.minimum(tl.abs(value), largest)
     bits = magnitude.to(tl.uint32, bitcast=True)
     normal = ((bits + half + ((bits >> shift) & 1)) >> shift) - ((127 - bias) << mantissa_bits)
-    # Rounding may lead to the smallest normal number, whose bits follow.
+    # Rounding up may result in the smallest normal number. Its bits are the next integer.
     subnormal = (magnitude + anchor).to(tl.uint32, bitcast=True) & 0xF
     rounded = tl.where(magnitude < smallest_normal, subnormal, normal)
     rounded = tl.where(value != value, 0x7F, rounded)

@@ -85,7 +85,7 @@ class FourBitWeight:
 
     def tensor(self, table: Array) -> QuantizedTensor:
         """Return the quantized tensor. `table` is the stored `quant_map`. Raises `ModelError` if
-        the table is not that of the kind, because kernels use fixed tables.
+        the table differs from the fixed table of the kind, which the kernels use.
         """
         expected = code_values(self.state.kind, 4)
         if not np.allclose(table, expected, rtol=0, atol=_TABLE_TOLERANCE):

@@ -1,4 +1,4 @@
-"""The format `compressed-tensors`: integers, fp8, nvfp4 and mxfp4 by groups of modules. Source:
+"""The format `compressed-tensors`: integers, fp8, nvfp4 and mxfp4, per group of modules. Source:
 compressed-tensors, `quantization/quant_config.py`, `quantization/quant_args.py` and `compressors/`.
 """
 
@@ -135,7 +135,7 @@ def _matches(target: str, module: str) -> bool:
 
 def _is_class(target: str) -> bool:
     """Whether a target is the name of a class, such as Linear. The names of the stored tensors do
-    not contain the class of a module, so that every class may be meant.
+    not contain the class of a module, so such a target may apply to every module.
     """
     return target.isidentifier() and target[:1].isupper()
 

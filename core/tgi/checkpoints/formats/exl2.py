@@ -36,7 +36,7 @@ _MAX_SCALE_DIVISOR = 256  # the square of the largest stored factor, 16
 
 
 def read(settings: Settings) -> CheckpointFormat:
-    """Read the settings of `quant_method` `exl2`. The checkpoint describes itself."""
+    """Return the format of `quant_method` `exl2`. The tensors contain all settings."""
     return _Exl2()
 
 
@@ -148,8 +148,8 @@ def _bad_groups(
 
 
 def _codes(packed: Array, group: _Group, bits: int) -> npt.NDArray[np.uint8]:
-    """Return the codes [outputs, inputs] of a group. Codes of fewer bits are moved so that all
-    codes have the same zero. The numbers that the codes represent do not change.
+    """Return the codes [outputs, inputs] of a group. A constant is added to codes of fewer bits, so
+    that all codes have the same zero. The numbers that the codes represent do not change.
     """
     words = packed[group.start : group.start + group.num_words].T
     codes = unpack_words(words, group.bits, group.num_inputs)

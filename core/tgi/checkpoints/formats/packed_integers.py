@@ -50,7 +50,9 @@ class PackedIntegers:
         *,
         is_symmetric: bool,
     ) -> QuantizedTensor:
-        """Return the quantized tensor. Raises `ModelError` if a part is missing or misshaped."""
+        """Return the quantized tensor. Raises `ModelError` if a part is missing or its shape is
+        wrong.
+        """
         outputs, inputs = self.shape
         groups = 1 if self.group_size is None else -(-inputs // self.group_size)
         shapes = ((outputs, groups),) if groups > 1 else ((outputs, 1), (outputs,), (1,), (1, 1))

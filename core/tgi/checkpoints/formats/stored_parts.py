@@ -97,7 +97,7 @@ def row_range(rows: slice, num_rows: int) -> tuple[int, int]:
 
 
 def one_expert(values: Array, expert: int | None) -> Array:
-    """Return the matrix of one expert, or the values themselves without experts."""
+    """Return the matrix of one expert, or `values` if there are no experts."""
     return values if expert is None else values[expert]
 
 

@@ -77,19 +77,19 @@ class _Source:
         return f"{self._architecture}.{key}" in self._metadata
 
     def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
-        """The integer of a key of the architecture."""
+        """Return the integer of a key of the architecture."""
         return self._metadata.integer(f"{self._architecture}.{key}", default, minimum)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """The number of a key of the architecture."""
+        """Return the number of a key of the architecture."""
         return self._metadata.number(f"{self._architecture}.{key}", default)
 
     def text(self, key: str, default: str) -> str:
-        """The string of a key of the architecture."""
+        """Return the string of a key of the architecture."""
         return self._metadata.text(f"{self._architecture}.{key}", default)
 
     def factors(self, name: str) -> list[float] | None:
-        """The numbers of a float32 tensor, or None if there is no such tensor."""
+        """Return the numbers of a float32 tensor, or None if there is no such tensor."""
         if name not in self._header.tensors:
             return None
         tensor = self._tensor(name)
@@ -208,14 +208,14 @@ def _gemma3(source: _Source, config: Config) -> Config:
 
 
 def _score_size(config: Config, architecture: str) -> int:
-    """The size by whose square root the scores are divided."""
+    """Return the size by whose square root the scores are divided."""
     if config["num_hidden_layers"] == _GEMMA_27B_LAYERS[architecture]:
         return int(config["hidden_size"] // config["num_attention_heads"])
     return int(config["head_dim"])
 
 
 def _llama(source: _Source, config: Config) -> Config:
-    """The fields of mixtral, which llama.cpp also calls `llama`."""
+    """Return the fields of mixtral, which llama.cpp also calls `llama`."""
     if config["model_type"] == "llama":
         return {}
     return {

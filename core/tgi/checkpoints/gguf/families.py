@@ -73,7 +73,7 @@ class GgufFamily:
 
     With `is_interleaved`, the rows of each query and key head are stored in the order of a rotary
     embedding that rotates adjacent values. Models of Hugging Face rotate the value `i` with the
-    value `i + head_dim / 2`. With `has_shifted_norms`, the weights of norms are stored plus 1.
+    value `i + head_dim / 2`. With `has_shifted_norms`, 1 was added to the weights of norms.
     """
 
     model_type: str  # of config.json

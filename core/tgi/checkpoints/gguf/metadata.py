@@ -20,7 +20,7 @@ _REMEDY = "Download another file of this model, or convert the original model ag
 @final
 class Metadata:
     """The metadata by key. Every method raises `ModelError` with the file, the key and the value,
-    if the key is absent without a default, or if the value has another type.
+    if the key is absent and there is no default, or if the value has another type.
     """
 
     def __init__(self, values: Mapping[str, Value], where: str) -> None:
@@ -32,17 +32,16 @@ class Metadata:
         return key in self._values
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string."""
+        """Return a string."""
         value = self._value(key, default)
         if not isinstance(value, str):
             raise self.error(key, "must be a string")
         return value
 
     def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int:
-        """An integer that is at least `minimum` and fits into 31 bits.
+        """Return an integer that is at least `minimum` and fits into 31 bits.
 
-        Some keys have an array with one integer per layer. If all are equal, the result is this
-        integer.
+        Some keys have an array with one integer per layer. All of them must be equal.
         """
         value = self._value(key, default)
         if isinstance(value, np.ndarray) and len(set(value.tolist())) == 1:
@@ -56,7 +55,7 @@ class Metadata:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
+        """Return a finite number."""
         value = self._value(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self.error(key, "must be a number")
@@ -65,21 +64,21 @@ class Metadata:
         return float(value)
 
     def boolean(self, key: str, default: bool) -> bool:
-        """A boolean."""
+        """Return a boolean."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise self.error(key, "must be true or false")
         return value
 
     def strings(self, key: str) -> list[str]:
-        """An array of strings."""
+        """Return an array of strings."""
         value = self._value(key, None)
         if not isinstance(value, list):
             raise self.error(key, "must be an array of strings")
         return value
 
     def numbers(self, key: str, length: int) -> list[float]:
-        """An array of `length` numbers."""
+        """Return an array of `length` numbers."""
         value = self._value(key, None)
         if not isinstance(value, np.ndarray) or len(value) != length:
             raise self.error(key, f"must be an array of {length} numbers")

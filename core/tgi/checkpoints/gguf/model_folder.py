@@ -19,7 +19,7 @@ from tgi.errors import ModelError
 
 __all__ = ["gguf_model_folder"]
 
-_FORMAT = 1  # increase this number if the same metadata gives other files
+_FORMAT = 1  # increase this number if the files for the same metadata change
 _TEMPLATE, _TEMPLATES = "tokenizer.chat_template", "tokenizer.chat_templates"
 
 

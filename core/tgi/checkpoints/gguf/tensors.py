@@ -64,7 +64,7 @@ class _Named:
     name: str
     tensor: GgufTensor
     head_dim: int | None = None  # if the rows of each head are interleaved
-    is_shifted: bool = False  # whether the values are stored plus 1
+    is_shifted: bool = False  # whether 1 was added to the values
 
 
 @lru_cache(maxsize=2)

@@ -19,7 +19,7 @@ __all__ = ["tokenizer_of"]
 Json = dict[str, Any]
 
 _MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
-_SPACE = "\u2581"  # stands for a space in the tokens of SentencePiece
+_SPACE = "\u2581"  # represents a space in the tokens of SentencePiece
 _PHI3_NAMES = ("phi-3", "phi3")
 
 
@@ -107,7 +107,7 @@ def _byte_level(vocabulary: Vocabulary) -> Json:
         for text in (*pair, "".join(pair)):
             if text not in known:
                 raise tokenizer_error(
-                    vocabulary.header, f"the merge {pair} contains no pair of tokens that is one"
+                    vocabulary.header, f"the merge {pair} or its result is not in the vocabulary"
                 )
     decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
     return {

@@ -23,8 +23,8 @@ class CodeKind(enum.StrEnum):
 
 
 class ScaleKind(enum.StrEnum):
-    """The smallest dtype that represents every scale of a matrix exactly, or closely enough: the
-    error of `F16` for a product of two stored scales is at most 2^-12 of the scale.
+    """The smallest dtype that represents every scale of a matrix exactly. There is one exception: a
+    product of two stored scales may be rounded to `F16`. The error is at most 2^-12 of the scale.
     """
 
     F32 = "f32"
@@ -51,8 +51,8 @@ class QuantizedFormat:
     """The format of one quantized matrix [..., outputs, inputs].
 
     A weight is `scale * (number(code) - zero)` or `scale * number(code) + offset`. Each block of
-    `group_outputs` x `group_inputs` weights shares one scale, and one zero or offset. The format
-    of two matrices is equal if a kernel can multiply by both in one product.
+    `group_outputs` x `group_inputs` weights shares one scale, and one zero or offset. Two
+    matrices have equal formats if one call of a kernel can multiply by both.
     """
 
     kind: CodeKind

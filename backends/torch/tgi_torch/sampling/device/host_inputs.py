@@ -147,8 +147,8 @@ class HostInputs:
         """Write the masks (int32 [k, W]) of the given rows, which are ascending.
 
         The caller calls `write_step` first, because it removes the masks of the last step. Returns
-        the part of the buffer that late masks copy. The words of rows without a mask are old, and
-        the sampler does not use them.
+        the part of the buffer that late masks copy. The words of rows without a mask are outdated,
+        and the sampler does not use them.
         """
         self._views["is_masked"][rows] = 1
         self._views["mask_words"][rows] = words

@@ -43,7 +43,7 @@ class SamplerInputs:
     greedy: Tensor  # int32, 1 = greedy
     watermark_last_green: Tensor  # int32 with the bits of a uint32, the greatest green hash
     watermark_delta: Tensor  # float32, 0 = no watermark
-    count_slots: Tensor  # int32, the row of `TokenCounts`, or its spare row
+    count_slots: Tensor  # int32, the slot in `TokenCounts`, or its spare slot
     repetition_penalty: Tensor  # float32
     relative_frequency_penalty: Tensor  # float32
     frequency_penalty: Tensor  # float32

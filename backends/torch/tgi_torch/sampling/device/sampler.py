@@ -144,7 +144,7 @@ def _warp(scores: Tensor, inputs: SamplerInputs, stages: SamplerStages) -> Tenso
     """Apply temperature, top-k, top-p, typical-p and min-p.
 
     The keys of the scores before the temperature are used, because the division does not change the
-    order of the scores, but rounds different scores to equal ones.
+    order of the scores, but can round different scores to equal ones.
     """
     warped = scores / inputs.temperature.unsqueeze(-1)
     if stages.top_k or stages.top_p:
