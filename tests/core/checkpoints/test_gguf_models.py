@@ -99,6 +99,7 @@ def test_factors_of_frequencies(tmp_path):
     turns = 8192 * plain / (2 * np.pi)
     kept = np.clip((turns - 1) / 3, 0, 1)
     factors = (1 / ((1 - kept) / 32 + kept)).astype(np.float32)
+    digests = set()
     for values, kind in ((factors, "llama3"), (factors * 1.5, "longrope"), (factors * 0 + 1, None)):
         folder = tmp_path / str(kind)
         folder.mkdir()
@@ -115,6 +116,8 @@ def test_factors_of_frequencies(tmp_path):
             np.testing.assert_array_equal(scaling.short_factor, values)
             assert scaling.attention_factor == 1.0
         check_checkpoint(file, load_spec(gguf_model_folder(file, str(folder))))
+        digests.add(read_gguf(file).digest)
+    assert len(digests) == 3, "files with other factors have another config"
 
 
 def rewritten(path, name, values):

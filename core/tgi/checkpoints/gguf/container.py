@@ -33,6 +33,8 @@ _MAX_KEYS = 100_000
 _MAX_NAME_BYTES = 4096  # of keys and tensors
 _MAX_ALIGNMENT = 1 << 20
 _DEFAULT_ALIGNMENT = 32
+_FACTORS = ("rope_freqs", "rope_factors_")
+_MAX_FACTOR_BYTES = 1 << 20
 _DIGEST_BYTES = 16
 
 
@@ -69,7 +71,7 @@ class GgufHeader:
     path: Path
     metadata: Metadata
     tensors: Mapping[str, GgufTensor]
-    digest: str  # of the bytes before the tensors, in hexadecimal
+    digest: str  # of the bytes before the tensors and of the rotary factors, in hexadecimal
 
 
 def is_gguf_path(path: Path) -> bool:
@@ -119,8 +121,12 @@ def _read_header(path: Path, identity: tuple[int, int, int]) -> GgufHeader:
             raise metadata.error("general.alignment", f"must be a power of 2 <= {_MAX_ALIGNMENT}")
         data_start = -(-end // alignment) * alignment
         placed = _placed(reader, tensors, data_start, alignment, len(data))
-        digest = hashlib.blake2b(data[:end], digest_size=_DIGEST_BYTES).hexdigest()
-    return GgufHeader(path, metadata, MappingProxyType(placed), digest)
+        digest = hashlib.blake2b(data[:end], digest_size=_DIGEST_BYTES)
+        for name, tensor in sorted(placed.items()):
+            if name.startswith(_FACTORS):  # a part of the config
+                num_bytes = min(tensor.num_bytes, _MAX_FACTOR_BYTES)
+                digest.update(data[tensor.start : tensor.start + num_bytes])
+    return GgufHeader(path, metadata, MappingProxyType(placed), digest.hexdigest())
 
 
 def _no_gguf(path: Path, start: bytes) -> ModelError:
