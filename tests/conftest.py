@@ -2,6 +2,11 @@
 pytest plugin names.
 """
 
+import os
+
+# Triton's interpreter must be selected before Triton is imported, and other libraries import it.
+os.environ["TRITON_INTERPRET"] = "1"
+
 import pytest
 
 from tests.live_server import running_server

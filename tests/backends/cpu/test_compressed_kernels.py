@@ -23,7 +23,7 @@ Bits = npt.NDArray[np.uint16]
 def packed(library: NativeLibrary, weight: Bits) -> PackedMatrix:
     """Pack bf16 bits [outputs, inputs] in panels."""
     plan = MatrixPlan({"weight": weight.shape[0]}, weight.shape[1])
-    matrix = PackedMatrix(plan, library, library.allocate(plan.num_bytes(None)).view(np.uint16))
+    matrix = PackedMatrix(plan, library, library.allocate(plan.num_bytes).view(np.uint16))
     matrix.write("weight", 0, 0, torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16))
     return matrix
 
@@ -150,7 +150,7 @@ def test_size_of_compressed_matrices(library: NativeLibrary) -> None:
 def test_a_matrix_moves_over_itself(library: NativeLibrary, engine: Engine) -> None:
     weight = normal((256, 128))
     plan = MatrixPlan({"weight": 256}, 128)
-    memory = library.allocate(plan.num_bytes(None) + 4096)
+    memory = library.allocate(plan.num_bytes + 4096)
     matrix = PackedMatrix(plan, library, memory[4096:].view(np.uint16))
     matrix.write("weight", 0, 0, torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16))
     moved = matrix.compressed().moved(memory)

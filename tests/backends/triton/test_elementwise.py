@@ -104,6 +104,13 @@ def test_latent_attention_stores_its_vector_once():
     assert torch.equal(tensor.flatten(0, 1)[[1, 2, 7]], key)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_remains_nan(kind):
+    x = torch.tensor([[float("nan"), 1.0, 2.0, float("nan")]])
+    assert elementwise.activation(x, kind).isnan().tolist() == [[True, False, False, True]]
+    assert elementwise.gated_activation(x, kind).isnan().tolist() == [[True, True]]
+
+
 def test_empty_batches():
     x = torch.empty(0, 64)
     none = Rotation(torch.empty(0, 1, 4), torch.empty(0, 1, 4))

@@ -125,7 +125,7 @@ def test_downloads_and_rejected_downloads(hub, tmp_path):
     assert (token[0], Path(token[1]).name) == (0, COMMIT)
     assert "gated" in one_line(gated)
     assert "no folder and no hub model `ours/nothing`" in one_line(unknown)
-    assert "contains no weights in safetensors format" in one_line(pickled)
+    assert "contains no weights in safetensors or gguf format" in one_line(pickled)
     assert not [path for path in hub.asked if path.endswith(SECRET_FILES)]
 
 

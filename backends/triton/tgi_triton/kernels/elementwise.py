@@ -117,8 +117,14 @@ def rotate(
 
 
 @triton.jit
+def _at_most(x: tl.tensor, limit: tl.constexpr) -> tl.tensor:
+    """Return min(x, limit). NaN remains NaN, unlike in `tl.minimum`."""
+    return tl.where(x > limit, limit, x)
+
+
+@triton.jit
 def _sigmoid(x: tl.tensor) -> tl.tensor:
-    return 1.0 / (1.0 + tl.exp(-tl.maximum(x, -80.0)))  # exp(88.8) would overflow
+    return 1.0 / (1.0 + tl.exp(-tl.where(x < -80.0, -80.0, x)))  # exp(88.8) would overflow
 
 
 @triton.jit
@@ -133,11 +139,11 @@ def _activated(x: tl.tensor, KIND: tl.constexpr) -> tl.tensor:
         inner = _TANH_SCALE.value * (x + 0.044715 * x * x * x)
         result = x * _sigmoid(2.0 * inner)  # 0.5 (1 + tanh(y)) = sigmoid(2 y)
     elif KIND == "relu_squared":
-        positive = tl.maximum(x, 0.0)
+        positive = tl.where(x < 0.0, 0.0, x)  # NaN remains NaN, unlike in tl.maximum
         result = positive * positive
     else:
         tl.static_assert(KIND == "relu", "unknown activation function")
-        result = tl.maximum(x, 0.0)
+        result = tl.where(x < 0.0, 0.0, x)
     return result
 
 
@@ -150,7 +156,7 @@ def activate(
     mask = places < count
     values = tl.load(x + places, mask=mask, other=0.0).to(tl.float32)
     if KIND == "silu_clamped":
-        values = tl.minimum(values, _CLAMP_LIMIT)
+        values = _at_most(values, _CLAMP_LIMIT)
     tl.store(out + places, _activated(values, KIND).to(out.dtype.element_ty), mask=mask)
 
 
@@ -169,8 +175,8 @@ def activate_gated(
     gate = tl.load(x + row * 2 * size + columns, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(x + row * 2 * size + size + columns, mask=mask, other=0.0).to(tl.float32)
     if KIND == "silu_clamped":
-        gate = tl.minimum(gate, _CLAMP_LIMIT)
-        up = tl.minimum(tl.maximum(up, -_CLAMP_LIMIT.value), _CLAMP_LIMIT)
+        gate = _at_most(gate, _CLAMP_LIMIT)
+        up = -_at_most(-_at_most(up, _CLAMP_LIMIT), _CLAMP_LIMIT)
         up = (up + 1.0).to(out.dtype.element_ty).to(tl.float32)
     activated = _activated(gate, KIND).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + row * size + columns, (activated * up).to(out.dtype.element_ty), mask=mask)

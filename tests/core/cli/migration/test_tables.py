@@ -76,7 +76,8 @@ def test_every_backend_of_the_repository_belongs_to_an_image():
     """A new backend for the hardware of an image must be named in the table of images."""
     of_images = {name for variant in IMAGE_VARIANTS.values() for name in variant.backends}
     packages = {path.parent.name for path in (ROOT / "backends").glob("*/pyproject.toml")}
-    assert packages - {"torch"} <= of_images
+    libraries = {"torch", "triton"}
+    assert packages - libraries <= of_images
 
 
 def test_the_variables_of_the_tables_are_disjoint():
