@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.attention.paged import AttentionMetadata, AttentionSettings
 from tgi_triton.configs import attention_config, current_kind
@@ -48,11 +49,13 @@ class AttentionPlan:
 
 
 def plan_attention(
-    metadata: AttentionMetadata, block_size: int, window: int | None
+    metadata: AttentionMetadata, block_size: int, key_range: KeyRange
 ) -> AttentionPlan:
     """Divide the rows into tiles. Rows of one token have tiles of one token, so that their context
-    can be divided among programs.
+    can be divided among programs. Raises `ValueError` if the attention is divided into chunks.
     """
+    if key_range.chunk is not None:
+        raise ValueError("attention in chunks is not supported")
     del block_size  # the cache contains the block size
     single = [row for row, count in enumerate(metadata.query_lens) if count == 1]
     longer = [row for row, count in enumerate(metadata.query_lens) if count > 1]
@@ -62,7 +65,7 @@ def plan_attention(
     if longer:
         config = attention_config(current_kind(), is_decode=False, head_dim=1)
         groups.append(_group(metadata, longer, config.query_tokens))
-    return AttentionPlan(metadata, window, tuple(groups))
+    return AttentionPlan(metadata, key_range.window, tuple(groups))
 
 
 def _group(metadata: AttentionMetadata, rows: Sequence[int], block_tokens: int) -> TileGroup:

@@ -9,6 +9,7 @@ import torch
 from tests.backends.paged_batch import metadata_of
 from tests.backends.triton.interpreter import checked
 from tgi_torch.attention import paged
+from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_triton import attention
 
@@ -25,16 +26,16 @@ class Case:
     query: torch.Tensor
     cache: LayerCache
     metadata: paged.AttentionMetadata
-    window: int | None
+    key_range: KeyRange
     settings: paged.AttentionSettings
 
     def expected(self):
         cache = LayerCache(self.cache.key.double(), self.cache.value.double())
-        plan = paged.plan_attention(self.metadata, cache.key.shape[1], self.window)
+        plan = paged.plan_attention(self.metadata, cache.key.shape[1], self.key_range)
         return paged.paged_attention(self.query.double(), cache, plan, self.settings)
 
     def check(self, operation=OPERATION):
-        plan = attention.plan_attention(self.metadata, self.cache.key.shape[1], self.window)
+        plan = attention.plan_attention(self.metadata, self.cache.key.shape[1], self.key_range)
         actual = operation(self.query, self.cache, plan, self.settings)
         expected = self.expected()
         error = (actual.double() - expected).abs().max().item()
@@ -81,7 +82,11 @@ def random_case(seed, dtype=torch.float32, **fixed):
         sinks=random.choice([None, None, normal(num_kv_heads * group)]),
     )
     return Case(
-        query, LayerCache(key, value), metadata, random.choice([None, None, 1, 7, 64]), settings
+        query,
+        LayerCache(key, value),
+        metadata,
+        KeyRange(random.choice([None, None, 1, 7, 64])),
+        settings,
     )
 
 
@@ -119,7 +124,7 @@ def test_a_long_context_is_read_once():
         torch.randn(1, 16, 64),
         LayerCache(key, value),
         metadata,
-        None,
+        KeyRange(),
         paged.AttentionSettings(scale=0.125),
     )
     with checked() as traffic:
@@ -127,3 +132,9 @@ def test_a_long_context_is_read_once():
     cache_bytes = 2 * 512 * 2 * 64 * 4
     minimum = cache_bytes + 2 * case.query.nbytes
     assert traffic.loaded + traffic.stored <= 1.1 * minimum
+
+
+def test_attention_in_chunks_is_rejected():
+    metadata = metadata_of([([1], 0, 1)], 16)
+    with pytest.raises(ValueError, match="in chunks is not supported"):
+        attention.plan_attention(metadata, 16, KeyRange(chunk=4))
