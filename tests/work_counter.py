@@ -2,6 +2,7 @@
 machine.
 """
 
+import gc
 import sys
 import tracemalloc
 
@@ -10,7 +11,8 @@ __all__ = ["calls_of", "count_calls", "peak_bytes"]
 
 def count_calls(work):
     """Return the number of calls of Python and C functions while `work()` runs, as reported by
-    `sys.setprofile`.
+    `sys.setprofile`. No garbage of earlier tests is collected in the meantime, because its
+    finalizers would be counted.
     """
     num_calls = 0
 
@@ -18,12 +20,15 @@ def count_calls(work):
         nonlocal num_calls
         num_calls += event in ("call", "c_call")
 
-    before = sys.getprofile()
+    before, is_collecting = sys.getprofile(), gc.isenabled()
+    gc.disable()
     sys.setprofile(profile)
     try:
         work()
     finally:
         sys.setprofile(before)
+        if is_collecting:
+            gc.enable()
     return num_calls
 
 
