@@ -80,6 +80,10 @@ class KVCacheManager:
         )
         on_evict = None if self.snapshots is None else self.snapshots.evict
         self.blocks = BlockManager(num_blocks, self._prefix_cache, max_cached, on_evict)
+        # Its property `num_cached` is the number of free blocks (or states) in the prefix cache.
+        self.cached: BlockManager | StateSnapshots = (
+            self.blocks if self.snapshots is None or self._has_blocks else self.snapshots
+        )
         self.cross_blocks = BlockManager(
             min((g.num_blocks for g in groups if g.kind == "cross"), default=0)
         )
@@ -131,13 +135,6 @@ class KVCacheManager:
             if self.sequence_slots is not None and not self._has_blocks
             else self.blocks.num_free
         )
-
-    @property
-    def num_cached(self) -> int:
-        """Number of free blocks (or states) whose content is in the prefix cache."""
-        if self.snapshots is not None and not self._has_blocks:
-            return self.snapshots.num_cached
-        return self.blocks.num_cached
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return the number of blocks for `num_tokens` tokens."""
@@ -268,11 +265,7 @@ class KVCacheManager:
             self.snapshots.forget_cached()
 
     def copies(self, copies: list[StateCopy]) -> tuple[list[Int32Array], list[Int32Array]]:
-        """Return `SchedulerOutput.copy_source` and `copy_target`. Both are empty if there are no
-        copies.
-        """
-        if not copies:
-            return [], []
+        """Return `SchedulerOutput.copy_source` and `copy_target`. `copies` is not empty."""
         none = np.empty(0, np.int32)
         sources, targets = (
             np.array(side, np.int32)

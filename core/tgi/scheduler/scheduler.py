@@ -194,7 +194,8 @@ class Scheduler:
         for row in valid:
             sequences[row].num_computed_tokens += step.counts[row]
         self._state.cache.register_computed(sequences[row] for row in valid)
-        self._state.cache.complete(step.copies, is_valid=True)
+        if step.copies:
+            self._state.cache.complete(step.copies, is_valid=True)
         for row in valid:
             sequence = sequences[row]
             scores = NO_SCORES
@@ -226,7 +227,8 @@ class Scheduler:
         self._state.in_flight.remove(step)
         self._masks.drop(step_id)
         outputs = []
-        self._state.cache.complete(step.copies, is_valid=False)
+        if step.copies:
+            self._state.cache.complete(step.copies, is_valid=False)
         is_smaller = retryable and self._state.retries.shrink(len(step.sequences), sum(step.counts))
         # The youngest sequence is requeued first, so that the oldest ends up at the head.
         order = {sequence_id: place for place, sequence_id in enumerate(self._state.running)}
@@ -278,7 +280,7 @@ class Scheduler:
             num_running=len(self._state.running),
             num_used_tokens=self._state.cache.num_used_tokens,
             num_free_blocks=self._state.cache.num_free,
-            num_cached_blocks=self._state.cache.num_cached,
+            num_cached_blocks=self._state.cache.cached.num_cached,
         )
 
     def check(self) -> None:

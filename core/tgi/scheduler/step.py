@@ -181,7 +181,8 @@ class StepBuilder:
             max_tokens=self._max_tokens() if tokens_per_step > 1 else empty_int32(),
             extra_draw=self._extra_draws() if self.budgets else empty_float32(),
         )
-        return SchedulerOutput(self.step_id, dropped, self.added, rows, *cache.copies(self.copies))
+        copies = cache.copies(self.copies) if self.copies else ([], [])
+        return SchedulerOutput(self.step_id, dropped, self.added, rows, *copies)
 
     def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
         """Return the data of the step that the scheduler needs when the result arrives."""

@@ -22,7 +22,7 @@ from tgi.scheduler.step import StepBuilder
 
 FEW, MANY = 32, 256
 NUM_STEPS = 32
-MAX_CALLS_PER_STEP = 121
+MAX_CALLS_PER_STEP = 119
 MAX_CALLS_PER_ROW = 17
 MAX_BYTES_PER_ROW = 40
 

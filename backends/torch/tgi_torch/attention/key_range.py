@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -27,6 +28,12 @@ class KeyRange:
         if self.chunk is not None:
             return position // self.chunk * self.chunk
         return 0 if self.window is None else max(0, position - self.window + 1)
+
+    def firsts(self, positions: Sequence[int]) -> list[int]:
+        """The first position for each query at `positions`."""
+        if self.window is None and self.chunk is None:
+            return [0] * len(positions)
+        return [self.first(position) for position in positions]
 
     def visible(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return which of the positions `keys` int64 [L] the positions `queries` int64 [Q] attend

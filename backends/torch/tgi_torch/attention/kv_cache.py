@@ -8,6 +8,7 @@ sequence and one per snapshot.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -49,9 +50,11 @@ class LayerCache:
         """Store the keys [N, num_kv_heads, head_dim] and the values of N tokens at `slots` (int64
         [N]). In latent attention, `value` must be the first part of `key`.
         """
-        _put(self.key, self.key_codec, key, slots)
-        if not self.shares_values:
-            _put(self.value, self.value_codec, value, slots)
+        keys = self.key, self.key_codec, key
+        stored = (keys,) if self.shares_values else (keys, (self.value, self.value_codec, value))
+        for side, codec, values in stored:
+            codes = values.to(side.dtype) if codec is None else codec.encode(values, slots)
+            side.flatten(0, 1).index_copy_(0, slots, codes)
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the keys and values at `slots` (int64 [N]).
@@ -63,7 +66,7 @@ class LayerCache:
             return key, value
         return self.key_codec.decode(key, slots), self.value_codec.decode(value, slots)
 
-    @property
+    @cached_property
     def shares_values(self) -> bool:
         """Whether the values are a view of the keys."""
         return self.value.data_ptr() == self.key.data_ptr()
@@ -229,11 +232,6 @@ def bytes_per_block(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int
     The size includes the block of encoder tokens if the model has an encoder.
     """
     return values_per_token(spec) * block_size * dtype.itemsize
-
-
-def _put(side: Tensor, codec: CacheCodec | None, values: Tensor, slots: Tensor) -> None:
-    stored = values.to(side.dtype) if codec is None else codec.encode(values, slots)
-    side.flatten(0, 1).index_copy_(0, slots, stored)
 
 
 def _take(side: Tensor, slots: Tensor) -> Tensor:

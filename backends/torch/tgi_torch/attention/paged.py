@@ -186,7 +186,7 @@ def _plan_decode(
     key_range: KeyRange,
 ) -> DecodeGroup:
     ends = [metadata.context_lens[row] for row in rows]
-    spans = [(key_range.first(end - 1), end) for end in ends]
+    spans = list(zip(key_range.firsts([end - 1 for end in ends]), ends, strict=True))
     return _gather_rows(metadata.block_tables, rows, tokens, spans, block_size)
 
 

@@ -93,12 +93,11 @@ class KeyValueWriter:
     """Stores the keys and values of a layer in the cache of the layer."""
 
     ops: Ops
-    clip: Transform
-    normalize: Transform  # for the values [T, K, Dv]
+    prepare: Transform  # clips or normalises the values [T, K, Dv]
     v_head_dim: int
 
     def __call__(self, key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
-        value = self.normalize(self.clip(value.view(len(value), -1, self.v_head_dim)))
+        value = self.prepare(value.view(value.shape[0], -1, self.v_head_dim))
         self.ops.write_kv(key, value, cache, slot_mapping)
 
 
@@ -160,9 +159,12 @@ def _build_clip(spec: Attention) -> Transform:
 
 
 def _build_store(build: BuildContext, spec: Attention, prefix: str, v_head_dim: int) -> StoreKeys:
-    assert spec.v_norm is None or not spec.v_norm.weight, "no model has weights in the value norm"
+    if spec.v_norm is None:
+        return KeyValueWriter(build.ops, _build_clip(spec), v_head_dim)
+    assert not spec.v_norm.weight, "no model has weights in the value norm"
+    assert spec.clip_qkv is None, "no model clips and normalises the values"
     normalize = build_norm(build, spec.v_norm, f"{prefix}.v_norm", v_head_dim)
-    return KeyValueWriter(build.ops, _build_clip(spec), normalize, v_head_dim)
+    return KeyValueWriter(build.ops, normalize, v_head_dim)
 
 
 def _store_nothing(key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
