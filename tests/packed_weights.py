@@ -21,7 +21,7 @@ class PlainWeight:
     groups: np.ndarray
 
     def dequantized(self):
-        """The weights in float32, computed one by one."""
+        """The weights in float32, computed in a plain loop."""
         weights = np.zeros(self.codes.shape, np.float32)
         for output, column in np.ndindex(weights.shape):
             group = self.groups[column]

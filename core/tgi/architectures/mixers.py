@@ -71,7 +71,7 @@ class Attention(Part, frozen=True, tag="attention"):
     head_dim: int
     scale: float
     v_head_dim: int | None = None  # None means head_dim
-    # The attention reads the keys and values of this layer and has none of its own (gemma4).
+    # The attention reads the keys and values of this other layer and computes none (gemma4).
     cache_of_layer: int | None = None
     rope: Rope | None = None
     alibi: bool = False

@@ -126,7 +126,7 @@ def stored_array(tensor: MappedTensor) -> npt.NDArray[Any]:
     """Return the tensor as a view of the mapped file. The view cannot be written.
 
     A BF16 tensor is returned as uint16. A tensor whose dtype numpy does not have is returned as
-    uint8: in its own shape if a value is one byte, and otherwise as one row of bytes.
+    uint8: in its shape if a value is one byte, and otherwise as one row of bytes.
     """
     stored = tensor.stored
     data = np.frombuffer(tensor.file.mapping, np.uint8, stored.num_bytes, stored.start)

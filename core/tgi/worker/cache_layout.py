@@ -54,7 +54,7 @@ Shape = tuple[int, ...]
 
 
 def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
-    """Return the decoder's self-attention mixers with a cache of their own, in order."""
+    """Return the decoder's self-attention mixers that have a cache, in order."""
     return tuple(
         mixer
         for mixer in spec.decoder.mixers

@@ -117,7 +117,7 @@ def test_latent_attention(num_heads):
 
 
 def test_a_long_context_is_read_once():
-    """Keys and values are read once for all heads of a group, and the tile reads nothing else."""
+    """All heads of a group share one read of the keys and values, and no other data is read."""
     metadata = metadata_of([(list(range(1, 33)), 511, 1)], 16)
     key, value = (torch.randn(33, 16, 2, 64) for _ in range(2))
     case = Case(

@@ -1,4 +1,4 @@
-"""Typical faults of kernels, seeded one by one. The checks of the other files must find each."""
+"""Each test adds one typical fault to a kernel. The checks of the other files must find it."""
 
 import importlib.util
 from dataclasses import replace

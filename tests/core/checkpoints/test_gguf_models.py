@@ -94,7 +94,7 @@ def test_rows_are_decoded_in_pieces(tmp_path, kind):
 
 
 def test_factors_of_frequencies(tmp_path):
-    """The factors of llama 3 are recognized. Other factors are used one by one."""
+    """The factors of llama 3 are recognized. All other factors are used as they are stored."""
     plain = 5000.0 ** -(np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     turns = 8192 * plain / (2 * np.pi)
     kept = np.clip((turns - 1) / 3, 0, 1)

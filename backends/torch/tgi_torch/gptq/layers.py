@@ -59,7 +59,7 @@ class LayerRunner:
             x = self.decoder.embedding(tokens, context.metadata.positions)
             if self.decoder.embedding.inputs_of_layers(tokens, x) is not None:
                 raise ModelError(
-                    "The layers of this model have inputs of their own for each token, which"
+                    "Each layer of this model has additional inputs for each token, which"
                     " `tgi quantize` does not support.",
                     "Serve the model with `--quantize int4` instead.",
                 )

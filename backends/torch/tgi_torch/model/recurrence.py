@@ -1,6 +1,6 @@
 """The recurrences of state-space layers in plain PyTorch, the reference for faster implementations.
 
-Rows of one token are computed together. Other rows are computed one by one, in chunks of tokens.
+Rows of one token are computed together. Each other row is computed alone, in chunks of tokens.
 Each row continues from the state of its sequence and updates this state in place. The tokens of a
 sequence may therefore be divided among steps in any way.
 
@@ -269,7 +269,7 @@ def _advance(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_each_value(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the chunks one by one, with an own decay for each value of a state [H, P, N]."""
+    """Compute one chunk after the other. Each value of a state [H, P, N] has a separate decay."""
     outputs = []
     for start in range(0, len(inputs.x), _CHUNK):
         chunk = inputs.take(slice(start, start + _CHUNK))

@@ -147,7 +147,7 @@ class _Source:
 
 def _scaling_of(factors: list[float], config: Config) -> Config | None:
     """Return the scaling that divides each frequency by a factor. Factors of Llama 3 are recognized
-    by their values. Other factors are given one by one.
+    by their values. Other factors are listed in the config.
     """
     if all(factor == 1 for factor in factors):
         return None

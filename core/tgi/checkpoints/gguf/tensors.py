@@ -165,7 +165,7 @@ def _decode(
     block_type: BlockType, head_dim: int | None, read: Read, expert: int | None, rows: slice
 ) -> QuantizedMatrix:
     """Convert rows to the canonical form. See `tgi.checkpoints.quantized_tensor.Decode`."""
-    assert expert is None, "each expert is a tensor of its own"
+    assert expert is None, "each expert is a separate tensor"
     data: npt.NDArray[np.uint8] = read(BLOCKS)[rows]
     return decode_rows(block_type, data if head_dim is None else _in_order(data, head_dim))
 

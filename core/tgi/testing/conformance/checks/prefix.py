@@ -296,7 +296,7 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-28d",
         "features",
-        "each snapshot has the state of its own sequence at its own position",
+        "a snapshot contains the state of the right sequence at the right position",
         lambda under_test: _for_each_model(under_test, _several),
         "state_snapshots",
     ),
