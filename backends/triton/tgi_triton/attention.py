@@ -17,8 +17,15 @@ from torch import Tensor
 from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import LayerCache
 from tgi_torch.attention.paged import AttentionMetadata, AttentionSettings
-from tgi_triton.configs import attention_config, current_kind
-from tgi_triton.kernels.attention import attend, merge_parts
+from tgi_triton.configs import AttentionConfig, attention_config, current_kind
+from tgi_triton.kernels.attention import (
+    AttentionSizes,
+    CacheArguments,
+    ScoreArguments,
+    TileArguments,
+    attend,
+    merge_parts,
+)
 from tgi_triton.kernels.small_floats import FLOAT
 from tgi_triton.launch import Kernel, dot_dtype, next_power_of_two
 
@@ -122,15 +129,17 @@ class PagedAttention:
             sizes = (num_tokens, num_heads, num_parts)
             target = query.new_empty(*sizes, out.shape[-1], dtype=torch.float32)
             sums = query.new_empty(*sizes, 2, dtype=torch.float32)
+        config = launch.config(group)
         self.attend[(len(group.rows), num_kv_heads, num_parts)](
             query,
-            cache.key,
-            cache.value,
+            launch.cache_arguments,
+            launch.tile_arguments(group),
+            launch.score_arguments,
             target,
             sums,
-            *launch.arguments(group),
-            NUM_PARTS=num_parts,
-            **launch.constants(group),
+            SIZES=launch.sizes(group, config, num_parts),
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
         )
         if num_parts > 1:
             # The tokens of the rows may be anywhere in the step.
@@ -164,53 +173,58 @@ class _Launch:
     settings: AttentionSettings
     out: Tensor
 
-    def arguments(self, group: TileGroup) -> tuple[object, ...]:
-        """The arguments of the kernel after the results."""
-        metadata, settings = self.plan.metadata, self.settings
-        missing = self.query
-        return (
-            metadata.block_tables,
-            metadata.seq_lens,
-            metadata.cu_seqlens_q,
-            group.rows,
-            group.starts,
-            missing if settings.alibi_slopes is None else settings.alibi_slopes,
-            missing if settings.sinks is None else settings.sinks.float(),
-            metadata.block_tables.stride(0),
+    @property
+    def cache_arguments(self) -> CacheArguments:
+        """The arguments of the kernel that describe the cache."""
+        tables = self.plan.metadata.block_tables
+        return CacheArguments(self.cache.key, self.cache.value, 1.0, 1.0, tables, tables.stride(0))
+
+    @property
+    def score_arguments(self) -> ScoreArguments:
+        """The arguments of the kernel that describe the scores."""
+        settings, missing = self.settings, self.query
+        return ScoreArguments(
             settings.scale,
             settings.softcap or 0.0,
-            1.0,
-            1.0,
             self.plan.window or 0,
+            missing if settings.alibi_slopes is None else settings.alibi_slopes,
+            missing if settings.sinks is None else settings.sinks.float(),
         )
 
-    def constants(self, group: TileGroup) -> dict[str, object]:
-        """The compile-time values of the kernel, and the number of its warps and stages."""
+    def tile_arguments(self, group: TileGroup) -> TileArguments:
+        """The arguments of the kernel that describe the tiles."""
+        metadata = self.plan.metadata
+        return TileArguments(metadata.seq_lens, metadata.cu_seqlens_q, group.rows, group.starts)
+
+    def config(self, group: TileGroup) -> AttentionConfig:
+        """The tile sizes for the current GPU."""
+        is_decode, head_dim = group.block_tokens == 1, self.query.shape[-1]
+        return attention_config(current_kind(), is_decode=is_decode, head_dim=head_dim)
+
+    def sizes(self, group: TileGroup, config: AttentionConfig, num_parts: int) -> AttentionSizes:
+        """The values that are known when the kernel is compiled."""
         num_heads, head_dim = self.query.shape[1:]
         _, block_size, num_kv_heads, value_dim = self.cache.value.shape
-        is_decode = group.block_tokens == 1
-        config = attention_config(current_kind(), is_decode=is_decode, head_dim=head_dim)
+        heads_per_kv = num_heads // num_kv_heads
         main = 1 << (head_dim.bit_length() - 1)
-        lines = group.block_tokens * (num_heads // num_kv_heads)
-        return {
-            "KV_HEADS": num_kv_heads,
-            "GROUP": num_heads // num_kv_heads,
-            "HEAD_DIM": head_dim,
-            "VALUE_DIM": value_dim,
-            "BLOCK_SIZE": block_size,
-            "BLOCK_TOKENS": group.block_tokens,
-            "BLOCK_M": max(_MIN_DOT, next_power_of_two(lines)),
-            "BLOCK_N": config.keys,
-            "BLOCK_D": main,
-            "BLOCK_REST": max(_MIN_DOT, next_power_of_two(head_dim - main)),
-            "BLOCK_V": next_power_of_two(value_dim),
-            "CACHE_KIND": FLOAT.value,
-            "DOT_DTYPE": dot_dtype(self.query.dtype),
-            "HAS_WINDOW": self.plan.window is not None,
-            "HAS_SOFTCAP": self.settings.softcap is not None,
-            "HAS_SLOPES": self.settings.alibi_slopes is not None,
-            "HAS_SINKS": self.settings.sinks is not None,
-            "SHARED_VALUES": self.cache.value.data_ptr() == self.cache.key.data_ptr(),
-            "num_warps": config.num_warps,
-            "num_stages": config.num_stages,
-        }
+        return AttentionSizes(
+            kv_heads=num_kv_heads,
+            group=heads_per_kv,
+            head_dim=head_dim,
+            value_dim=value_dim,
+            block_size=block_size,
+            block_tokens=group.block_tokens,
+            block_m=max(_MIN_DOT, next_power_of_two(group.block_tokens * heads_per_kv)),
+            block_n=config.keys,
+            block_d=main,
+            block_rest=max(_MIN_DOT, next_power_of_two(head_dim - main)),
+            block_v=next_power_of_two(value_dim),
+            num_parts=num_parts,
+            cache_kind=FLOAT.value,
+            dot_dtype=dot_dtype(self.query.dtype),
+            has_window=self.plan.window is not None,
+            has_softcap=self.settings.softcap is not None,
+            has_slopes=self.settings.alibi_slopes is not None,
+            has_sinks=self.settings.sinks is not None,
+            shared_values=self.cache.shares_values,
+        )

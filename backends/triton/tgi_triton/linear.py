@@ -21,7 +21,15 @@ from tgi.checkpoints.quantized import (
     code_values,
 )
 from tgi_triton.configs import current_kind, product_config
-from tgi_triton.kernels.linear import CODES_4, CODES_8, add_parts, multiply
+from tgi_triton.kernels.linear import (
+    CODES_4,
+    CODES_8,
+    ProductSizes,
+    TileArguments,
+    WeightArguments,
+    add_parts,
+    multiply,
+)
 from tgi_triton.kernels.small_floats import FLOAT, FP8_E4M3, FP8_E5M2
 from tgi_triton.launch import Kernel, dot_dtype
 
@@ -68,21 +76,18 @@ class DeviceMatrix:
         parts = (self.weight, self.scales, self.zeros, self.offsets)
         return sum(part.nbytes for part in parts if part is not None)
 
-    def arguments(self, missing: Tensor) -> tuple[Tensor, ...]:
-        """The arguments of the kernel that describe the matrix. `missing` replaces absent parts."""
-        parts = (self.scales, self.zeros, self.offsets, self.table)
-        return (self.weight, *(missing if part is None else part for part in parts))
-
-    def constants(self) -> dict[str, object]:
-        """The compile-time values of the kernel that describe the matrix."""
-        return {
-            "WEIGHT_KIND": self.kind,
-            "HAS_TABLE": self.table is not None,
-            "HAS_ZEROS": self.zeros is not None,
-            "HAS_OFFSETS": self.offsets is not None,
-            "GROUP": self.group,
-            "NUM_GROUPS": -(-self.num_inputs // self.group),
-        }
+    def arguments(self, missing: Tensor) -> WeightArguments:
+        """The arguments of the kernel. `missing` replaces absent parts."""
+        return WeightArguments(
+            self.weight,
+            missing if self.scales is None else self.scales,
+            missing if self.zeros is None else self.zeros,
+            missing if self.offsets is None else self.offsets,
+            missing if self.table is None else self.table,
+            float(self.zero),
+            self.num_outputs,
+            self.num_inputs,
+        )
 
     @classmethod
     def of_numbers(cls, weight: Tensor) -> DeviceMatrix:
@@ -233,28 +238,32 @@ class Products:
         target = out
         if num_parts > 1:
             target = x.new_empty(num_parts, num_lines, num_columns, dtype=torch.float32)
+        sizes = ProductSizes(
+            weight_kind=matrix.kind,
+            has_table=matrix.table is not None,
+            has_zeros=matrix.zeros is not None,
+            has_offsets=matrix.offsets is not None,
+            group=matrix.group,
+            num_groups=-(-matrix.num_inputs // matrix.group),
+            lines_per_token=lines_per_token,
+            has_bias=bias is not None,
+            has_experts=tiles is not None,
+            num_parts=num_parts,
+            block_m=block_m,
+            block_n=config.outputs,
+            block_k=config.inputs,
+            dot_dtype=dot_dtype(x.dtype),
+        )
         self.multiply[(num_tiles, num_blocks, num_parts)](
             x,
-            *matrix.arguments(missing=out),
+            matrix.arguments(missing=out),
             out if bias is None else bias,
             target,
-            out if tiles is None else tiles.lines,
-            out if tiles is None else tiles.experts,
+            TileArguments(out, out) if tiles is None else TileArguments(tiles.lines, tiles.experts),
             num_lines,
-            num_columns,
-            matrix.num_inputs,
-            float(matrix.zero),
-            LINES_PER_TOKEN=lines_per_token,
-            HAS_BIAS=bias is not None,
-            HAS_EXPERTS=tiles is not None,
-            NUM_PARTS=num_parts,
-            BLOCK_M=block_m,
-            BLOCK_N=config.outputs,
-            BLOCK_K=config.inputs,
-            DOT_DTYPE=dot_dtype(x.dtype),
+            SIZES=sizes,
             num_warps=config.num_warps,
             num_stages=3,
-            **matrix.constants(),
         )
         if num_parts > 1:
             count = out.numel()

@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import triton
@@ -25,137 +27,175 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 AMD_WAVES_OF_32 = ("gfx1", "gfx12")
 MATRIX_INSTRUCTIONS = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_s?mfma_|v_wmma_")
 
-_ATTENTION = {
-    "KV_HEADS": 8,
-    "BLOCK_SIZE": 16,
-    "CACHE_KIND": 0,
-    "HAS_WINDOW": False,
-    "HAS_SOFTCAP": False,
-    "HAS_SLOPES": False,
-    "HAS_SINKS": False,
-    "SHARED_VALUES": False,
-}
-_HEAD_128 = {"HEAD_DIM": 128, "VALUE_DIM": 128, "BLOCK_D": 128, "BLOCK_REST": 16, "BLOCK_V": 128}
-_DECODE = {"GROUP": 4, "NUM_PARTS": 8}
-_PREFILL = {"GROUP": 4, "NUM_PARTS": 1}
-_ALL_FEATURES = dict.fromkeys(("HAS_WINDOW", "HAS_SOFTCAP", "HAS_SLOPES", "HAS_SINKS"), True)
+_DOT = {"fp16": tl.float16, "bf16": tl.bfloat16}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the types of its arguments and its compile-time values."""
+
+    kernel: object
+    types: dict
+    constants: dict
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+def attend(kind, dtype, *, is_decode=True, **changes):
+    """Attention of 4 query heads per kv head with 128 values, or with `changes`."""
+    config = attention_config(kind, is_decode=is_decode, head_dim=changes.get("head_dim", 128))
+    group = changes.get("group", 4)
+    sizes = {
+        "kv_heads": 8,
+        "group": group,
+        "head_dim": 128,
+        "value_dim": 128,
+        "block_size": 16,
+        "block_tokens": config.query_tokens,
+        "block_m": max(16, config.query_tokens * group),
+        "block_n": config.keys,
+        "block_d": 128,
+        "block_rest": 16,
+        "block_v": 128,
+        "num_parts": 8 if is_decode else 1,
+        "cache_kind": 0,
+        "dot_dtype": _DOT[dtype],
+        "has_window": False,
+        "has_softcap": False,
+        "has_slopes": False,
+        "has_sinks": False,
+        "shared_values": False,
+    }
+    sizes = attention.AttentionSizes(**(sizes | changes))
+    stored = "*u8" if sizes.cache_kind else f"*{dtype}"
+    types = {
+        "query": f"*{dtype}",
+        "cache": attention.CacheArguments(stored, stored, "fp32", "fp32", "*i32", "i32"),
+        "tiles": attention.TileArguments("*i32", "*i32", "*i32", "*i32"),
+        "score": attention.ScoreArguments("fp32", "fp32", "i32", "*fp32", "*fp32"),
+        "out": "*fp32" if sizes.num_parts > 1 else f"*{dtype}",
+        "sums": "*fp32",
+    }
+    return Launch(attention.attend, types, {"SIZES": sizes}, config.num_warps, config.num_stages)
+
+
+def multiply(kind, dtype, *, is_large=False, **changes):
+    """A product with 4-bit codes in groups of 128 of 4,096 inputs, or with `changes`."""
+    config = product_config(kind, is_large=is_large)
+    sizes = {
+        "weight_kind": 4,
+        "has_table": False,
+        "has_zeros": False,
+        "has_offsets": False,
+        "group": 128,
+        "num_groups": 32,
+        "lines_per_token": 1,
+        "has_bias": False,
+        "has_experts": False,
+        "num_parts": 1 if is_large else 4,
+        "block_m": config.rows,
+        "block_n": config.outputs,
+        "block_k": config.inputs,
+        "dot_dtype": _DOT[dtype],
+    }
+    sizes = linear.ProductSizes(**(sizes | changes))
+    codes = "*u8" if sizes.weight_kind else f"*{dtype}"
+    types = {
+        "x": f"*{dtype}",
+        "weight": linear.WeightArguments(
+            codes, "*fp16", "*u8", f"*{dtype}", "*fp32", "fp32", "i32", "i32"
+        ),
+        "bias": f"*{dtype}",
+        "out": "*fp32" if sizes.num_parts > 1 else f"*{dtype}",
+        "tiles": linear.TileArguments("*i32", "*i32"),
+        "num_lines": "i32",
+    }
+    return Launch(linear.multiply, types, {"SIZES": sizes}, config.num_warps, num_stages=3)
+
+
+def simple(kernel, num_warps=4, types=None, **constants):
+    """A kernel with the same compile-time values on every GPU. Arguments that are not in `types` or
+    the tables below are tensors of the activations.
+    """
+
+    def launch(kind, dtype):
+        known = _TYPES | (types or {})
+        names = [name for name in kernel.arg_names if name not in constants]
+        found = {name: known.get(name, f"*{dtype}") for name in names}
+        return Launch(kernel, found, constants, num_warps)
+
+    return launch
+
+
+_TYPES = dict.fromkeys(("eps", "inverse_scale"), "fp32")
+_TYPES |= dict.fromkeys(("row_stride", "token_stride", "head_stride", "num_heads"), "i32")
+_TYPES |= dict.fromkeys(("count", "size"), "i32")
+_TYPES |= dict.fromkeys(("sums", "cos", "sin", "parts"), "*fp32")
+_TYPES |= {"tokens": "*i32", "slots": "*i64"}
+
+_ALL_FEATURES = dict.fromkeys(("has_window", "has_softcap", "has_slopes", "has_sinks"), True)
 _LATENT = {
-    "KV_HEADS": 1,
-    "GROUP": 16,
-    "HEAD_DIM": 576,
-    "VALUE_DIM": 512,
-    "BLOCK_D": 512,
-    "BLOCK_REST": 64,
-    "BLOCK_V": 512,
-    "SHARED_VALUES": True,
+    "kv_heads": 1,
+    "group": 16,
+    "head_dim": 576,
+    "value_dim": 512,
+    "block_d": 512,
+    "block_rest": 64,
+    "block_v": 512,
+    "shared_values": True,
 }
-
-_PRODUCT = {
-    "LINES_PER_TOKEN": 1,
-    "WEIGHT_KIND": 4,
-    "HAS_TABLE": False,
-    "HAS_ZEROS": False,
-    "HAS_OFFSETS": False,
-    "HAS_BIAS": False,
-    "HAS_EXPERTS": False,
-    "GROUP": 128,
-    "NUM_GROUPS": 32,
-    "NUM_PARTS": 4,
-}
-
-# Name: the kernel, its compile-time values, and the number of warps. The tile sizes and warps of
-# attention depend on the target.
+# Name: a function of the kind of GPU and the dtype of the activations.
 KERNELS = {
-    "decode": (attention.attend, _ATTENTION | _HEAD_128 | _DECODE, 4),
-    "decode-all": (attention.attend, _ATTENTION | _HEAD_128 | _DECODE | _ALL_FEATURES, 4),
-    "decode-fp8": (attention.attend, _ATTENTION | _HEAD_128 | _DECODE | {"CACHE_KIND": 1}, 4),
-    "decode-latent": (attention.attend, _ATTENTION | _DECODE | _LATENT, 8),
-    "prefill": (attention.attend, _ATTENTION | _HEAD_128 | _PREFILL, 4),
-    "product-int4": (linear.multiply, _PRODUCT | {"HAS_ZEROS": True}, 4),
-    "product-int8": (linear.multiply, _PRODUCT | {"WEIGHT_KIND": 3}, 4),
-    "product-nf4": (linear.multiply, _PRODUCT | {"HAS_TABLE": True, "GROUP": 64}, 4),
-    "product-e4m3": (linear.multiply, _PRODUCT | {"WEIGHT_KIND": 1}, 4),
-    "product-small-groups": (
-        linear.multiply,
-        _PRODUCT | {"HAS_OFFSETS": True, "GROUP": 32, "NUM_GROUPS": 128},
-        4,
-    ),
-    "product-many-rows": (linear.multiply, _PRODUCT | {"NUM_PARTS": 1}, 4),
-    "product-experts": (
-        linear.multiply,
-        _PRODUCT | {"WEIGHT_KIND": 0, "HAS_EXPERTS": True, "NUM_PARTS": 1},
-        4,
-    ),
-    "add_parts": (linear.add_parts, {"NUM_PARTS": 4, "BLOCK": 1024}, 4),
-    "merge": (
+    "decode": attend,
+    "decode-all": partial(attend, **_ALL_FEATURES),
+    "decode-fp8": partial(attend, cache_kind=1),
+    "decode-latent": partial(attend, **_LATENT),
+    "prefill": partial(attend, is_decode=False),
+    "product-int4": partial(multiply, has_zeros=True),
+    "product-int8": partial(multiply, weight_kind=3),
+    "product-nf4": partial(multiply, has_table=True, group=64),
+    "product-e4m3": partial(multiply, weight_kind=1),
+    "product-small-groups": partial(multiply, has_offsets=True, group=32, num_groups=128),
+    "product-many-rows": partial(multiply, is_large=True),
+    "product-experts": partial(multiply, is_large=True, weight_kind=0, has_experts=True),
+    "add_parts": simple(linear.add_parts, NUM_PARTS=4, BLOCK=1024),
+    "merge": simple(
         attention.merge_parts,
-        {"NUM_HEADS": 32, "VALUE_DIM": 128, "NUM_PARTS": 8, "BLOCK_PARTS": 8, "BLOCK_V": 128},
-        4,
+        NUM_HEADS=32,
+        VALUE_DIM=128,
+        NUM_PARTS=8,
+        BLOCK_PARTS=8,
+        BLOCK_V=128,
     ),
-    "rms_norm": (
-        elementwise.rms_norm,
-        {"SIZE": 4096, "BLOCK": 4096, "UNIT_OFFSET": False},
-        8,
+    "rms_norm": simple(elementwise.rms_norm, 8, SIZE=4096, BLOCK=4096, UNIT_OFFSET=False),
+    "layer_norm": simple(
+        elementwise.layer_norm, 8, SIZE=4096, BLOCK=4096, HAS_WEIGHT=True, HAS_BIAS=True
     ),
-    "layer_norm": (
-        elementwise.layer_norm,
-        {"SIZE": 4096, "BLOCK": 4096, "HAS_WEIGHT": True, "HAS_BIAS": True},
-        8,
-    ),
-    "rotate": (
-        elementwise.rotate,
-        {"HALF": 64, "BLOCK": 64, "BLOCK_HEADS": 8, "INTERLEAVED": False},
-        4,
-    ),
-    "activate": (elementwise.activate, {"KIND": "gelu", "BLOCK": 1024}, 4),
-    "activate_gated": (elementwise.activate_gated, {"KIND": "silu", "BLOCK": 1024}, 4),
-    "write_kv": (
-        elementwise.write_kv,
-        {"SIZE": 128, "NUM_HEADS": 8, "BLOCK": 128, "CACHE_KIND": 0},
-        1,
-    ),
-    "write_kv-fp8": (
-        elementwise.write_kv,
-        {"SIZE": 128, "NUM_HEADS": 8, "BLOCK": 128, "CACHE_KIND": 2},
-        1,
+    "rotate": simple(elementwise.rotate, HALF=64, BLOCK=64, BLOCK_HEADS=8, INTERLEAVED=False),
+    "activate": simple(elementwise.activate, KIND="gelu", BLOCK=1024),
+    "activate_gated": simple(elementwise.activate_gated, KIND="silu", BLOCK=1024),
+    "write_kv": simple(elementwise.write_kv, 1, SIZE=128, NUM_HEADS=8, BLOCK=128, CACHE_KIND=0),
+    "write_kv-fp8": simple(
+        elementwise.write_kv, 1, {"target": "*u8"}, SIZE=128, NUM_HEADS=8, BLOCK=128, CACHE_KIND=2
     ),
 }
 
-_FLOATS = {"scale", "softcap", "key_scale", "value_scale", "eps", "inverse_scale", "zero"}
-_INTEGERS = {"table_stride", "window", "row_stride", "token_stride", "head_stride", "num_heads"}
-_INTEGERS |= {"count", "size", "num_lines", "num_columns", "num_inputs"}
-_INDICES = {"block_tables", "context_lens", "query_starts", "tile_rows", "tile_starts", "tokens"}
-_INDICES |= {"lines_of_tiles", "expert_of_tile"}
-_WIDE = {"sums", "slopes", "sinks", "cos", "sin", "parts", "table"}
+
+def is_aligned(kind):
+    """Whether a value is a multiple of 16, as at a launch: addresses of tensors, and most sizes."""
+    return kind.startswith("*") or kind == "i32"
 
 
-def signature_of(kernel, values, dtype):
-    """The types of the arguments of a kernel for activations in `dtype`."""
-    types = {}
-    for name in kernel.arg_names:
-        if name in values or name == "DOT_DTYPE":
-            types[name] = "constexpr"
-        elif name in _FLOATS:
-            types[name] = "fp32"
-        elif name in _INTEGERS:
-            types[name] = "i32"
-        elif name in _INDICES:
-            types[name] = "*i32"
-        elif name == "slots":
-            types[name] = "*i64"
-        elif name == "zeros" or (name == "weight" and values.get("WEIGHT_KIND")):
-            types[name] = "*u8"
-        elif name == "scales":
-            types[name] = "*fp16"
-        elif name in _WIDE or (
-            name == "out" and values.get("NUM_PARTS", 1) > 1 and "GROUP" in values
-        ):
-            types[name] = "*fp32"
-        elif name in {"keys", "values", "target"} and values.get("CACHE_KIND"):
-            types[name] = "*u8"
+def alignments(types):
+    """The places of aligned arguments, for the compiler."""
+    hint = [["tt.divisibility", 16]]
+    places = {}
+    for place, kind in enumerate(types.values()):
+        if isinstance(kind, str):
+            places |= {(place,): hint} if is_aligned(kind) else {}
         else:
-            types[name] = f"*{dtype}"
-    return types
+            places |= {(place, i): hint for i, own in enumerate(kind) if is_aligned(own)}
+    return places
 
 
 def target_of(name):
@@ -166,38 +206,15 @@ def target_of(name):
 
 def facts_of(kernel_name, target_name, dtype):
     """Compile one kernel. Returns the facts."""
-    kernel, values, num_warps = KERNELS[kernel_name]
-    num_stages = 2
     target = target_of(target_name)
-    if kernel is attention.attend:
-        config = attention_config(
-            kind_of(target.backend, target.arch),
-            is_decode=values["NUM_PARTS"] > 1,
-            head_dim=values["HEAD_DIM"],
-        )
-        num_warps, num_stages = config.num_warps, config.num_stages
-        values = values | {
-            "BLOCK_TOKENS": config.query_tokens,
-            "BLOCK_M": max(16, config.query_tokens * values["GROUP"]),
-            "BLOCK_N": config.keys,
-        }
-    dot = {"fp16": tl.float16, "bf16": tl.bfloat16}[dtype]
-    if kernel is linear.multiply:
-        kind = kind_of(target.backend, target.arch)
-        config = product_config(kind, is_large=values["NUM_PARTS"] == 1)
-        num_warps, num_stages = config.num_warps, 3
-        blocks = {"BLOCK_M": config.rows, "BLOCK_N": config.outputs, "BLOCK_K": config.inputs}
-        values = values | blocks
-    constants = values | ({"DOT_DTYPE": dot} if "DOT_DTYPE" in kernel.arg_names else {})
-    signature = signature_of(kernel, values, dtype)
-    # As at a launch: the addresses of tensors, and most sizes, are multiples of 16.
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, kind in enumerate(signature.values())
-        if kind.startswith("*") or kind == "i32"
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": num_warps, "num_stages": num_stages}
+    launch = KERNELS[kernel_name](kind_of(target.backend, target.arch), dtype)
+    source = ASTSource(
+        fn=launch.kernel,
+        signature=launch.types | dict.fromkeys(launch.constants, "constexpr"),
+        constexprs=launch.constants,
+        attrs=alignments(launch.types),
+    )
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     result = triton.compile(source, target=target, options=options)
     text = result.asm.get("ptx") or result.asm["amdgcn"]
     return {

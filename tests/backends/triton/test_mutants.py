@@ -1,6 +1,7 @@
 """Each test adds one typical fault to a kernel. The checks of the other files must find it."""
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +18,28 @@ ATTENTION_SEEDS = range(12)
 ATTENTION_MUTANTS = {
     "reads a position after the context": ("others < end", "others <= end"),
     "sees the next position": ("distances <= 0", "distances <= 1"),
-    "has a window that is one too large": ("distances > -window", "distances >= -window"),
+    "has a window that is one too large": (
+        "distances > -score.window",
+        "distances >= -score.window",
+    ),
     "does not rescale the sum": ("total * factor", "total"),
     "does not rescale the result": ("weighted * factor[:, None]", "weighted"),
     "uses the head of another group": (
-        "kv_head * GROUP + places % GROUP",
-        "kv_head * GROUP + places // GROUP * 0",
+        "kv_head * SIZES.group + places % SIZES.group",
+        "kv_head * SIZES.group + places // SIZES.group * 0",
     ),
-    "applies the scale twice": ("scores *= scale * key_scale", "scores *= scale * scale"),
-    "reads the block table of the first row": ("block_tables + row * table_stride", "block_tables"),
+    "applies the scale twice": ("score.scale * cache.key_scale", "score.scale * score.scale"),
+    "reads the block table of the first row": (
+        "cache.block_tables + row * cache.table_stride",
+        "cache.block_tables",
+    ),
     "has no guard for rows without a visible position": (
         'tl.where(now == float("-inf"), 0.0, now)',
         "now",
     ),
     "adds the sink to every part": ("part == 0", "part >= 0"),
     "has slopes with the wrong sign": ("scores += slopes", "scores -= slopes"),
-    "skips the first part": ("begin += part * part_len", "begin += (part + 1) * part_len"),
+    "skips the first part": ("begin += part * num_blocks", "begin += (part + 1) * num_blocks"),
     "divides by nothing": ("weighted = weighted / tl.where(", "weighted = weighted * tl.where("),
 }
 LINEAR_MUTANTS = {
@@ -40,15 +47,24 @@ LINEAR_MUTANTS = {
         "tl.join(packed & 0xF, packed >> 4)",
         "tl.join(packed >> 4, packed & 0xF)",
     ),
-    "ignores the zero": ("codes.to(tl.float32) - zero", "codes.to(tl.float32)"),
-    "uses the scale of the first group": ("first_input // GROUP", "first_input // GROUP * 0"),
-    "ignores the offsets": ("numbers += _per_group(offsets", "numbers += 0 * _per_group(offsets"),
+    "ignores the zero": (
+        "numbers = codes.to(tl.float32) - zeros",
+        "numbers = codes.to(tl.float32)",
+    ),
+    "uses the scale of the first group": (
+        "first_input // SIZES.group",
+        "first_input // SIZES.group * 0",
+    ),
+    "ignores the offsets": (
+        "numbers += _per_group(weight.offsets",
+        "numbers += 0 * _per_group(weight.offsets",
+    ),
     "uses the matrix of the first expert": (
-        "expert.to(tl.int64) * num_columns",
+        "expert.to(tl.int64) * weight.num_columns",
         "expert.to(tl.int64) * 0",
     ),
     "adds the bias in every part": ("tl.where(part == 0, own_bias, 0.0)", "own_bias"),
-    "uses the row of the line": ("lines // LINES_PER_TOKEN", "lines % LINES_PER_TOKEN"),
+    "uses the row of the line": ("lines // SIZES.lines_per_token", "lines % SIZES.lines_per_token"),
 }
 
 
@@ -61,6 +77,7 @@ def mutated(module, change, folder):
     path.write_text(source.replace(old, new), encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     result = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = result  # dataclasses search the module for their annotations
     spec.loader.exec_module(result)
     return result
 

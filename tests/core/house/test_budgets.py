@@ -32,24 +32,14 @@ def name_of(path):
 
 
 def long_functions(source):
-    """Return the names and lengths of the functions that exceed the limit.
-
-    The parameters and the docstring of a Triton kernel are not counted, because a compiled function
-    cannot receive its many parameters in a record.
-    """
+    """Return the names and lengths of the functions that exceed the limit."""
     functions = (
         node
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
-    lengths = ((node.name, node.end_lineno - _first_line(node) + 1) for node in functions)
+    lengths = ((node.name, node.end_lineno - node.lineno + 1) for node in functions)
     return [(name, length) for name, length in lengths if length > MAX_FUNCTION_LINES]
-
-
-def _first_line(function):
-    is_kernel = any(ast.unparse(name) == "triton.jit" for name in function.decorator_list)
-    body = function.body
-    return body[min(1, len(body) - 1)].lineno if is_kernel else function.lineno
 
 
 def long_prose_lines(text):

@@ -1,6 +1,6 @@
 """Attention over a paged cache, for rows of one query token and for rows of many.
 
-A tile consists of `BLOCK_TOKENS` query tokens of one row, with all query heads that share a kv
+A tile consists of `block_tokens` query tokens of one row, with all query heads that share a kv
 head. One program computes one tile for one kv head and one part of the context. If the context is
 divided into several parts, each program stores an incomplete result, and `merge_parts` combines the
 results (split-KV, https://pytorch.org/blog/flash-decoding/). The softmax is computed online
@@ -9,22 +9,87 @@ results (split-KV, https://pytorch.org/blog/flash-decoding/). The softmax is com
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
 import triton
 import triton.language as tl
 
 from tgi_triton.kernels.small_floats import as_operand
 
-__all__ = ["attend", "merge_parts"]
+__all__ = [
+    "AttentionSizes",
+    "CacheArguments",
+    "ScoreArguments",
+    "TileArguments",
+    "attend",
+    "merge_parts",
+]
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
-def _softcapped(scores: tl.tensor, softcap: tl.tensor) -> tl.tensor:
-    """Return softcap * tanh(scores / softcap), without overflow."""
-    power = tl.exp2(tl.abs(scores) * (-2.0 * _LOG2_E) / softcap)
-    magnitude = softcap * (1.0 - power) / (1.0 + power)
-    return tl.where(scores < 0.0, -magnitude, magnitude)
+class CacheArguments(NamedTuple):
+    """The cache of a layer, and the blocks of each row. A field must not be named `values`, because
+    the tuples of the compiler have an attribute with this name.
+    """
+
+    key_blocks: Any  # [blocks, block_size, kv_heads, head_dim], float or fp8 bits
+    value_blocks: Any  # [blocks, block_size, kv_heads, value_dim]
+    key_scale: Any  # float
+    value_scale: Any  # float
+    block_tables: Any  # int32 [rows, table_stride]
+    table_stride: Any
+
+
+class TileArguments(NamedTuple):
+    """The rows of the step and its tiles."""
+
+    context_lens: Any  # int32 [rows]
+    query_starts: Any  # int32 [rows + 1]
+    rows: Any  # int32 [tiles]
+    starts: Any  # int32 [tiles], index of the first query token in its row
+
+
+class ScoreArguments(NamedTuple):
+    """The parameters of the scores of a layer."""
+
+    scale: Any
+    softcap: Any
+    window: Any  # visible positions, including the query's own
+    slopes: Any  # float32 [heads]
+    sinks: Any  # float32 [heads]
+
+
+@final
+@dataclass(frozen=True)
+class AttentionSizes:
+    """The values that are known when the kernel is compiled.
+
+    The head is divided into the first `block_d` values and `block_rest` further values, because a
+    tile must have a power of two as its size. If `shared_values` is set (latent attention), a value
+    is the first `value_dim` = `block_d` values of its key.
+    """
+
+    kv_heads: int
+    group: int  # query heads per kv head
+    head_dim: int
+    value_dim: int
+    block_size: int
+    block_tokens: int
+    block_m: int  # a power of two >= block_tokens * group and >= 16
+    block_n: int
+    block_d: int
+    block_rest: int
+    block_v: int
+    num_parts: int
+    cache_kind: int
+    dot_dtype: tl.dtype
+    has_window: bool
+    has_softcap: bool
+    has_slopes: bool
+    has_sinks: bool
+    shared_values: bool
 
 
 @triton.jit
@@ -38,56 +103,50 @@ def _load_rows(pointer, rows, columns, is_row, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _context_of_tile(
-    first_position,
-    last_position,
-    window,
-    part,
-    BLOCK_N: tl.constexpr,
-    NUM_PARTS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
+def _context_of_tile(first_position, last_position, window, part, SIZES: tl.constexpr):
     """Return the first position that this program reads, and the position after the last one."""
     begin, end = 0, last_position + 1
-    if HAS_WINDOW:
-        begin = tl.maximum(first_position - window + 1, 0) // BLOCK_N * BLOCK_N
-    if NUM_PARTS > 1:
-        part_len = tl.cdiv(tl.cdiv(end - begin, NUM_PARTS), BLOCK_N) * BLOCK_N
-        begin += part * part_len
-        end = tl.minimum(end, begin + part_len)
+    if SIZES.has_window:
+        begin = tl.maximum(first_position - window + 1, 0) // SIZES.block_n * SIZES.block_n
+    if SIZES.num_parts > 1:
+        num_blocks = tl.cdiv(tl.cdiv(end - begin, SIZES.num_parts), SIZES.block_n)
+        begin += part * num_blocks * SIZES.block_n
+        end = tl.minimum(end, begin + num_blocks * SIZES.block_n)
     return begin, end
 
 
 @triton.jit
-def _scores(
-    scores,  # float32 [BLOCK_M, BLOCK_N], scale * query key
-    softcap,
-    slopes,
-    distances,  # int32 [BLOCK_M, BLOCK_N], position of the key - position of the query
-    window,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
-    """Return softcap(scores) + slope * distance, float32 [BLOCK_M, BLOCK_N]. The scores of
-    positions that a query must not see are -inf.
+def _softcapped(scores, softcap):
+    """Return softcap * tanh(scores / softcap), without overflow."""
+    power = tl.exp2(tl.abs(scores) * (-2.0 * _LOG2_E) / softcap)
+    magnitude = softcap * (1.0 - power) / (1.0 + power)
+    return tl.where(scores < 0.0, -magnitude, magnitude)
+
+
+@triton.jit
+def _biased_and_masked(products, slopes, distances, score, SIZES: tl.constexpr):
+    """Return softcap(products) + slope * distance, float32 [block_m, block_n]. The scores of
+    positions that a query must not see are -inf. `distances` are the position of the key minus the
+    position of the query.
     """
-    if HAS_SOFTCAP:
-        scores = _softcapped(scores, softcap)
-    if HAS_SLOPES:
+    scores = products
+    if SIZES.has_softcap:
+        scores = _softcapped(scores, score.softcap)
+    if SIZES.has_slopes:
         scores += slopes[:, None] * distances.to(tl.float32)
     is_visible = distances <= 0
-    if HAS_WINDOW:
-        is_visible &= distances > -window
+    if SIZES.has_window:
+        is_visible &= distances > -score.window
     return tl.where(is_visible, scores, float("-inf"))
 
 
 @triton.jit
-def _first_sums(sinks, heads, is_used, part, BLOCK_M: tl.constexpr, HAS_SINKS: tl.constexpr):
-    """Return the greatest score and the sum before any position was read, float32 [BLOCK_M]."""
-    greatest = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    if HAS_SINKS:
+def _first_sums(sinks, heads, is_used, part, SIZES: tl.constexpr):
+    """Return the greatest score and the sum before any position was read, float32 [block_m]."""
+    block_m: tl.constexpr = SIZES.block_m
+    greatest = tl.full([block_m], float("-inf"), tl.float32)
+    total = tl.zeros([block_m], tl.float32)
+    if SIZES.has_sinks:
         # A sink is a score without a value. The first part contains it.
         sink = tl.load(sinks + heads, mask=is_used, other=float("-inf"))
         greatest = tl.where(part == 0, sink, greatest)
@@ -96,16 +155,17 @@ def _first_sums(sinks, heads, is_used, part, BLOCK_M: tl.constexpr, HAS_SINKS: t
 
 
 @triton.jit
-def _slots(table, positions, is_read, kv_head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """Return the index of each position's key in the cache, int64 [BLOCK_N]."""
-    blocks = tl.load(table + positions // BLOCK_SIZE, mask=is_read, other=0).to(tl.int64)
-    return (blocks * BLOCK_SIZE + positions % BLOCK_SIZE) * KV_HEADS + kv_head
+def _slots(table, positions, is_read, kv_head, SIZES: tl.constexpr):
+    """Return the index of each position's key in the cache, int64 [block_n]."""
+    size = SIZES.block_size
+    blocks = tl.load(table + positions // size, mask=is_read, other=0).to(tl.int64)
+    return (blocks * size + positions % size) * SIZES.kv_heads + kv_head
 
 
 @triton.jit
 def _softmax_step(scores, greatest, total):
     """Include more scores in the softmax. Returns the weights of these scores, the factor for all
-    earlier results, and the new values of `greatest` and `total`.
+    results before, and the new values of `greatest` and `total`.
     """
     now = tl.maximum(greatest, tl.max(scores, 1))
     # Without a visible position, all scores are -inf, and -inf - -inf would be NaN.
@@ -116,150 +176,114 @@ def _softmax_step(scores, greatest, total):
 
 
 @triton.jit
-def _store_result(
-    out,
-    sums,
-    lines,
-    is_used,
-    weighted,
-    greatest,
-    total,
-    VALUE_DIM: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    NUM_PARTS: tl.constexpr,
-):
+def _store_result(out, sums, lines, is_used, weighted, greatest, total, SIZES: tl.constexpr):
     """Store a complete result, or the result of one part with its maximum and sum."""
-    columns = tl.arange(0, BLOCK_V)
-    if NUM_PARTS == 1:
+    columns = tl.arange(0, SIZES.block_v)
+    if SIZES.num_parts == 1:
         weighted = weighted / tl.where(total == 0.0, 1.0, total)[:, None]
     else:
         tl.store(sums + lines * 2, greatest, mask=is_used)
         tl.store(sums + lines * 2 + 1, total, mask=is_used)
     tl.store(
-        out + lines[:, None] * VALUE_DIM + columns[None, :],
+        out + lines[:, None] * SIZES.value_dim + columns[None, :],
         weighted.to(out.dtype.element_ty),
-        mask=is_used[:, None] & (columns < VALUE_DIM)[None, :],
+        mask=is_used[:, None] & (columns < SIZES.value_dim)[None, :],
     )
 
 
 @triton.jit
-def attend(
-    query: tl.tensor,  # [T, H, HEAD_DIM]
-    keys: tl.tensor,  # [blocks, BLOCK_SIZE, KV_HEADS, HEAD_DIM], float or fp8 bits
-    values: tl.tensor,  # [blocks, BLOCK_SIZE, KV_HEADS, VALUE_DIM]
-    out: tl.tensor,  # [T, H, VALUE_DIM]; with several parts float32 [T, H, parts, VALUE_DIM]
-    sums: tl.tensor,  # float32 [T, H, parts, 2]: maximum and sum, only with several parts
-    block_tables: tl.tensor,  # int32 [rows, table_stride]
-    context_lens: tl.tensor,  # int32 [rows]
-    query_starts: tl.tensor,  # int32 [rows + 1]
-    tile_rows: tl.tensor,  # int32 [tiles]
-    tile_starts: tl.tensor,  # int32 [tiles], index of the first query token in its row
-    slopes: tl.tensor,  # float32 [H]
-    sinks: tl.tensor,  # float32 [H]
-    table_stride: tl.tensor,
-    scale: tl.tensor,
-    softcap: tl.tensor,
-    key_scale: tl.tensor,
-    value_scale: tl.tensor,
-    window: tl.tensor,  # visible positions, including the query's own
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    VALUE_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    BLOCK_M: tl.constexpr,  # a power of two >= BLOCK_TOKENS * GROUP and >= 16
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_REST: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    NUM_PARTS: tl.constexpr,
-    CACHE_KIND: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    SHARED_VALUES: tl.constexpr,
-) -> None:
+def _scores_of_block(
+    own, own_rest, slots, is_read, distances, slopes, cache, score, SIZES: tl.constexpr
+):
+    """Return the scores [block_m, block_n] of one block of keys, and the first part of the keys."""
+    columns = tl.arange(0, SIZES.block_d)
+    stored = _load_rows(cache.key_blocks, slots, columns, is_read, SIZES.head_dim)
+    key = as_operand(stored, SIZES.cache_kind, SIZES.dot_dtype)
+    products = tl.dot(own, tl.trans(key), input_precision="ieee")
+    if SIZES.head_dim > SIZES.block_d:
+        rest = SIZES.block_d + tl.arange(0, SIZES.block_rest)
+        stored = _load_rows(cache.key_blocks, slots, rest, is_read, SIZES.head_dim)
+        key_rest = as_operand(stored, SIZES.cache_kind, SIZES.dot_dtype)
+        products += tl.dot(own_rest, tl.trans(key_rest), input_precision="ieee")
+    products *= score.scale * cache.key_scale
+    scores = _biased_and_masked(products, slopes, distances, score, SIZES)
+    # A part of the context may end before the position of the query.
+    return tl.where(is_read[None, :], scores, float("-inf")), key
+
+
+@triton.jit
+def attend(query, cache, tiles, score, out, sums, SIZES: tl.constexpr):
     """Attend from one tile to one part of its row's context.
 
-    The head is divided into the first `BLOCK_D` values and `BLOCK_REST` further values, because a
-    tile must have a power of two as its size. If `SHARED_VALUES` is set (latent attention), a
-    value is the first `VALUE_DIM` = `BLOCK_D` values of its key, and `values` is not read.
-
-    A row that fills a batch of fixed size has no tokens and a context of 0. It stores nothing.
+    `query` is [T, heads, head_dim]. `out` is [T, heads, value_dim], or with several parts float32
+    [T, heads, parts, value_dim]. `sums` is float32 [T, heads, parts, 2], the maximum and the sum of
+    each part. A row that fills a batch of fixed size has no tokens and a context of 0. It stores
+    nothing.
     """
+    block_m: tl.constexpr = SIZES.block_m
+    block_v: tl.constexpr = SIZES.block_v
     kv_head, part = tl.program_id(1), tl.program_id(2)
-    row = tl.load(tile_rows + tl.program_id(0))
-    first_token = tl.load(tile_starts + tl.program_id(0))
-    query_start = tl.load(query_starts + row)
-    num_queries = tl.load(query_starts + row + 1) - query_start
-    start_position = tl.load(context_lens + row) - num_queries
-    places = tl.arange(0, BLOCK_M)
-    tokens, heads = first_token + places // GROUP, kv_head * GROUP + places % GROUP
-    is_used = (places < BLOCK_TOKENS * GROUP) & (tokens < num_queries)
-    positions = start_position + tokens
-    lines = ((query_start + tokens) * (KV_HEADS * GROUP) + heads).to(tl.int64)
-    columns = tl.arange(0, BLOCK_D)
-    rest = BLOCK_D + tl.arange(0, BLOCK_REST)
-    own = _load_rows(query, lines, columns, is_used, HEAD_DIM).to(DOT_DTYPE)
-    own_rest, slope = own, tl.zeros([BLOCK_M], tl.float32)
-    if HEAD_DIM > BLOCK_D:
-        own_rest = _load_rows(query, lines, rest, is_used, HEAD_DIM).to(DOT_DTYPE)
-    greatest, total = _first_sums(sinks, heads, is_used, part, BLOCK_M, HAS_SINKS)
-    if HAS_SLOPES:
-        slope = tl.load(slopes + heads, mask=is_used, other=0.0)
-    weighted = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
-    table = block_tables + row * table_stride
-    first_position = start_position + first_token
-    last_position = start_position + tl.minimum(first_token + BLOCK_TOKENS, num_queries) - 1
-    begin, end = _context_of_tile(
-        first_position, last_position, window, part, BLOCK_N, NUM_PARTS, HAS_WINDOW
+    row = tl.load(tiles.rows + tl.program_id(0))
+    first_token = tl.load(tiles.starts + tl.program_id(0))
+    query_start = tl.load(tiles.query_starts + row)
+    num_queries = tl.load(tiles.query_starts + row + 1) - query_start
+    start_position = tl.load(tiles.context_lens + row) - num_queries
+    places = tl.arange(0, SIZES.block_m)
+    tokens, heads = (
+        first_token + places // SIZES.group,
+        kv_head * SIZES.group + places % SIZES.group,
     )
-    for start in range(begin, end, BLOCK_N):
-        others = start + tl.arange(0, BLOCK_N)
+    is_used = (places < SIZES.block_tokens * SIZES.group) & (tokens < num_queries)
+    lines = ((query_start + tokens) * (SIZES.kv_heads * SIZES.group) + heads).to(tl.int64)
+    columns, rest = tl.arange(0, SIZES.block_d), SIZES.block_d + tl.arange(0, SIZES.block_rest)
+    own = _load_rows(query, lines, columns, is_used, SIZES.head_dim).to(SIZES.dot_dtype)
+    own_rest, slopes = own, tl.zeros([block_m], tl.float32)
+    if SIZES.head_dim > SIZES.block_d:
+        own_rest = _load_rows(query, lines, rest, is_used, SIZES.head_dim).to(SIZES.dot_dtype)
+    if SIZES.has_slopes:
+        slopes = tl.load(score.slopes + heads, mask=is_used, other=0.0)
+    greatest, total = _first_sums(score.sinks, heads, is_used, part, SIZES)
+    weighted = tl.zeros([block_m, block_v], tl.float32)
+    table = cache.block_tables + row * cache.table_stride
+    first_position = start_position + first_token
+    end_token = tl.minimum(first_token + SIZES.block_tokens, num_queries)
+    last_position = start_position + end_token - 1
+    begin, end = _context_of_tile(first_position, last_position, score.window, part, SIZES)
+    for start in range(begin, end, SIZES.block_n):
+        others = start + tl.arange(0, SIZES.block_n)
         is_read = others < end
-        if HAS_WINDOW:
+        if SIZES.has_window:
             # A block before the window of the first token may already belong to another sequence.
-            is_read &= others > first_position - window
-        slots = _slots(table, others, is_read, kv_head, KV_HEADS, BLOCK_SIZE)
-        stored = _load_rows(keys, slots, columns, is_read, HEAD_DIM)
-        key = as_operand(stored, CACHE_KIND, DOT_DTYPE)
-        value, scores = key, tl.dot(own, tl.trans(key), input_precision="ieee")
-        if HEAD_DIM > BLOCK_D:
-            stored = _load_rows(keys, slots, rest, is_read, HEAD_DIM)
-            key_rest = as_operand(stored, CACHE_KIND, DOT_DTYPE)
-            scores += tl.dot(own_rest, tl.trans(key_rest), input_precision="ieee")
-        distances = others[None, :] - positions[:, None]
-        scores *= scale * key_scale
-        scores = _scores(
-            scores, softcap, slope, distances, window, HAS_SOFTCAP, HAS_SLOPES, HAS_WINDOW
+            is_read &= others > first_position - score.window
+        slots = _slots(table, others, is_read, kv_head, SIZES)
+        distances = others[None, :] - (start_position + tokens)[:, None]
+        scores, key = _scores_of_block(
+            own, own_rest, slots, is_read, distances, slopes, cache, score, SIZES
         )
-        # A part of the context may end before the position of the query.
-        scores = tl.where(is_read[None, :], scores, float("-inf"))
         weights, factor, greatest, total = _softmax_step(scores, greatest, total)
-        if not SHARED_VALUES:
-            stored = _load_rows(values, slots, tl.arange(0, BLOCK_V), is_read, VALUE_DIM)
-            value = as_operand(stored, CACHE_KIND, DOT_DTYPE)
+        value = key
+        if not SIZES.shared_values:
+            value_columns = tl.arange(0, SIZES.block_v)
+            stored = _load_rows(cache.value_blocks, slots, value_columns, is_read, SIZES.value_dim)
+            value = as_operand(stored, SIZES.cache_kind, SIZES.dot_dtype)
         weighted = weighted * factor[:, None]
-        weighted += tl.dot(weights.to(DOT_DTYPE), value, input_precision="ieee")
-    at, weighted = lines * NUM_PARTS + part, weighted * value_scale
-    _store_result(out, sums, at, is_used, weighted, greatest, total, VALUE_DIM, BLOCK_V, NUM_PARTS)
+        weighted += tl.dot(weights.to(SIZES.dot_dtype), value, input_precision="ieee")
+    at, weighted = lines * SIZES.num_parts + part, weighted * cache.value_scale
+    _store_result(out, sums, at, is_used, weighted, greatest, total, SIZES)
 
 
 @triton.jit
 def merge_parts(
-    parts: tl.tensor,  # float32 [T, H, NUM_PARTS, VALUE_DIM]
-    sums: tl.tensor,  # float32 [T, H, NUM_PARTS, 2]
-    out: tl.tensor,  # [T, H, VALUE_DIM]
-    tokens: tl.tensor,  # int32 [programs], the tokens whose parts are combined
+    parts,  # float32 [T, heads, num_parts, value_dim]
+    sums,  # float32 [T, heads, num_parts, 2]
+    out,  # [T, heads, value_dim]
+    tokens,  # int32 [programs], the tokens whose parts are combined
     NUM_HEADS: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     NUM_PARTS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,  # a power of two >= NUM_PARTS
     BLOCK_V: tl.constexpr,
-) -> None:
+):
     """Combine the parts of one token and head."""
     line = tl.load(tokens + tl.program_id(0)).to(tl.int64) * NUM_HEADS + tl.program_id(1)
     index = tl.arange(0, BLOCK_PARTS)

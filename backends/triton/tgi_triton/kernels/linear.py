@@ -8,161 +8,177 @@ whose weights were dequantized while they were loaded.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
 import triton
 import triton.language as tl
 
 from tgi_triton.kernels.small_floats import FLOAT, as_operand
 
-__all__ = ["CODES_4", "CODES_8", "add_parts", "multiply"]
+__all__ = [
+    "CODES_4",
+    "CODES_8",
+    "ProductSizes",
+    "TileArguments",
+    "WeightArguments",
+    "add_parts",
+    "multiply",
+]
 
 CODES_8 = tl.constexpr(3)  # one code per byte
 CODES_4 = tl.constexpr(4)  # two codes per byte; the lower half belongs to the even input
 
 
-@triton.jit
-def _numbers(codes, table, zero, HAS_TABLE: tl.constexpr):
-    """Return the number of each code, float32."""
-    if HAS_TABLE:
-        numbers = tl.load(table + codes.to(tl.int32))
-    else:
-        numbers = codes.to(tl.float32) - zero
-    return numbers
+class WeightArguments(NamedTuple):
+    """A matrix, or the matrices of all experts, with `columns` outputs and `inputs` inputs."""
+
+    codes: Any  # [experts, columns, inputs] numbers, or bytes of codes
+    scales: Any  # [experts, columns, num_groups]
+    zeros: Any  # uint8 [experts, columns, num_groups]
+    offsets: Any  # [experts, columns, num_groups]
+    table: Any  # float32 [codes], the number of each code
+    zero: Any  # float, the zero of all groups
+    num_columns: Any
+    num_inputs: Any
+
+
+class TileArguments(NamedTuple):
+    """The tiles of a product of experts. A product of one matrix does not read them."""
+
+    lines: Any  # int32 [tiles * block_m], -1 = unused
+    experts: Any  # int32 [tiles], -1 = unused
+
+
+@final
+@dataclass(frozen=True)
+class ProductSizes:
+    """The values that are known when the kernel is compiled."""
+
+    weight_kind: int
+    has_table: bool
+    has_zeros: bool
+    has_offsets: bool
+    group: int  # inputs that share a scale
+    num_groups: int
+    lines_per_token: int  # line i uses token i // lines_per_token
+    has_bias: bool
+    has_experts: bool
+    num_parts: int
+    block_m: int
+    block_n: int
+    block_k: int
+    dot_dtype: tl.dtype
 
 
 @triton.jit
-def _per_group(values, columns, first_input, is_column, NUM_GROUPS, GROUP, BLOCK_K):
+def _per_group(values, columns, first_input, is_column, SIZES: tl.constexpr):
     """Load one value per column if all inputs of the block are in one group, otherwise one value
     per column and input.
     """
-    if GROUP >= BLOCK_K:
+    if SIZES.group >= SIZES.block_k:
         loaded = tl.load(
-            values + columns * NUM_GROUPS + first_input // GROUP, mask=is_column, other=0
+            values + columns * SIZES.num_groups + first_input // SIZES.group,
+            mask=is_column,
+            other=0,
         )[:, None]
     else:
-        groups = (first_input + tl.arange(0, BLOCK_K)) // GROUP
+        groups = (first_input + tl.arange(0, SIZES.block_k)) // SIZES.group
         loaded = tl.load(
-            values + columns[:, None] * NUM_GROUPS + groups[None, :],
-            mask=is_column[:, None] & (groups < NUM_GROUPS)[None, :],
+            values + columns[:, None] * SIZES.num_groups + groups[None, :],
+            mask=is_column[:, None] & (groups < SIZES.num_groups)[None, :],
             other=0,
         )
     return loaded.to(tl.float32)
 
 
 @triton.jit
-def _codes(
-    weight,
-    rows,
-    first_input,
-    is_row,
-    num_inputs,
-    WEIGHT_KIND: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Load the stored numbers or codes of some inputs, [BLOCK_N, BLOCK_K]."""
-    if WEIGHT_KIND == CODES_4:
-        row_bytes = (num_inputs + 1) // 2
-        pairs = first_input // 2 + tl.arange(0, BLOCK_K // 2)
+def _codes(weight, rows, first_input, is_row, SIZES: tl.constexpr):
+    """Load the stored numbers or codes of some inputs, [block_n, block_k]."""
+    if SIZES.weight_kind == CODES_4:
+        row_bytes = (weight.num_inputs + 1) // 2
+        pairs = first_input // 2 + tl.arange(0, SIZES.block_k // 2)
         packed = tl.load(
-            weight + rows[:, None] * row_bytes + pairs[None, :],
+            weight.codes + rows[:, None] * row_bytes + pairs[None, :],
             mask=is_row[:, None] & (pairs < row_bytes)[None, :],
             other=0,
         )
-        codes = tl.join(packed & 0xF, packed >> 4).reshape(BLOCK_N, BLOCK_K)
+        codes = tl.join(packed & 0xF, packed >> 4).reshape(SIZES.block_n, SIZES.block_k)
     else:
-        inputs = first_input + tl.arange(0, BLOCK_K)
+        inputs = first_input + tl.arange(0, SIZES.block_k)
         codes = tl.load(
-            weight + rows[:, None] * num_inputs + inputs[None, :],
-            mask=is_row[:, None] & (inputs < num_inputs)[None, :],
+            weight.codes + rows[:, None] * weight.num_inputs + inputs[None, :],
+            mask=is_row[:, None] & (inputs < weight.num_inputs)[None, :],
             other=0,
         )
     return codes
 
 
 @triton.jit
-def multiply(
-    x: tl.tensor,  # [tokens, K]
-    weight: tl.tensor,  # [experts, N, K] numbers, or bytes of codes
-    scales: tl.tensor,  # [experts, N, NUM_GROUPS]
-    zeros: tl.tensor,  # uint8 [experts, N, NUM_GROUPS]
-    offsets: tl.tensor,  # [experts, N, NUM_GROUPS]
-    table: tl.tensor,  # float32 [codes], the number of each code
-    bias: tl.tensor,  # [experts, N]
-    out: tl.tensor,  # [lines, N]; with several parts float32 [parts, lines, N]
-    lines_of_tiles: tl.tensor,  # int32 [tiles * BLOCK_M], -1 = unused; only with experts
-    expert_of_tile: tl.tensor,  # int32 [tiles], -1 = unused; only with experts
-    num_lines: tl.tensor,
-    num_columns: tl.tensor,
-    num_inputs: tl.tensor,
-    zero: tl.tensor,  # float32, the zero of all groups
-    LINES_PER_TOKEN: tl.constexpr,  # line i uses token i // LINES_PER_TOKEN
-    WEIGHT_KIND: tl.constexpr,
-    HAS_TABLE: tl.constexpr,
-    HAS_ZEROS: tl.constexpr,
-    HAS_OFFSETS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_EXPERTS: tl.constexpr,
-    GROUP: tl.constexpr,
-    NUM_GROUPS: tl.constexpr,
-    NUM_PARTS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-) -> None:
+def _numbers(weight, rows, first_input, is_row, SIZES: tl.constexpr):
+    """Return the quantized weights of some inputs as float32 [block_n, block_k]."""
+    codes = _codes(weight, rows, first_input, is_row, SIZES)
+    if SIZES.has_table:
+        numbers = tl.load(weight.table + codes.to(tl.int32))
+    elif SIZES.has_zeros:
+        zeros = _per_group(weight.zeros, rows, first_input, is_row, SIZES)
+        numbers = codes.to(tl.float32) - zeros
+    elif SIZES.weight_kind == CODES_4 or SIZES.weight_kind == CODES_8:
+        numbers = codes.to(tl.float32) - weight.zero
+    else:
+        numbers = as_operand(codes, SIZES.weight_kind, tl.float32)
+    numbers *= _per_group(weight.scales, rows, first_input, is_row, SIZES)
+    if SIZES.has_offsets:
+        numbers += _per_group(weight.offsets, rows, first_input, is_row, SIZES)
+    return numbers
+
+
+@triton.jit
+def multiply(x, weight, bias, out, tiles, num_lines, SIZES: tl.constexpr):
     """Compute one tile of out = x weight' + bias. With several parts, each program adds some of the
     inputs only.
+
+    `x` is [tokens, inputs], `bias` is [experts, columns], and `out` is [lines, columns], or with
+    several parts float32 [parts, lines, columns].
     """
+    block_m: tl.constexpr = SIZES.block_m
+    block_n: tl.constexpr = SIZES.block_n
     tile, part = tl.program_id(0), tl.program_id(2)
-    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_column = columns < num_columns
-    lines = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    expert = 0
-    if HAS_EXPERTS:
-        lines = tl.load(lines_of_tiles + lines)
-        expert = tl.load(expert_of_tile + tile)
+    columns = tl.program_id(1) * SIZES.block_n + tl.arange(0, SIZES.block_n)
+    is_column = columns < weight.num_columns
+    lines = tile * SIZES.block_m + tl.arange(0, SIZES.block_m)
+    rows = columns.to(tl.int64)
+    if SIZES.has_experts:
+        lines = tl.load(tiles.lines + lines)
+        expert = tl.load(tiles.experts + tile)
         if expert < 0:
             return
+        rows += expert.to(tl.int64) * weight.num_columns
     is_line = (lines >= 0) & (lines < num_lines)
-    tokens = (lines // LINES_PER_TOKEN).to(tl.int64)
-    first_column = expert.to(tl.int64) * num_columns if HAS_EXPERTS else 0
-    places = (first_column + columns).to(tl.int64)
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    num_steps = tl.cdiv(num_inputs, BLOCK_K)
-    steps_of_part = tl.cdiv(num_steps, NUM_PARTS)
+    tokens = (lines // SIZES.lines_per_token).to(tl.int64)
+    total = tl.zeros([block_m, block_n], tl.float32)
+    num_steps = tl.cdiv(weight.num_inputs, SIZES.block_k)
+    steps_of_part = tl.cdiv(num_steps, SIZES.num_parts)
     begin = part * steps_of_part
     for step in range(begin, tl.minimum(begin + steps_of_part, num_steps)):
-        first = step * BLOCK_K
-        inputs = first + tl.arange(0, BLOCK_K)
-        is_input = inputs < num_inputs
+        inputs = step * SIZES.block_k + tl.arange(0, SIZES.block_k)
         own = tl.load(
-            x + tokens[:, None] * num_inputs + inputs[None, :],
-            mask=is_line[:, None] & is_input[None, :],
+            x + tokens[:, None] * weight.num_inputs + inputs[None, :],
+            mask=is_line[:, None] & (inputs < weight.num_inputs)[None, :],
             other=0.0,
-        ).to(DOT_DTYPE)
-        codes = _codes(weight, places, first, is_column, num_inputs, WEIGHT_KIND, BLOCK_N, BLOCK_K)
-        if WEIGHT_KIND == CODES_4 or WEIGHT_KIND == CODES_8:
-            own_zero = zero
-            if HAS_ZEROS:
-                own_zero = _per_group(zeros, places, first, is_column, NUM_GROUPS, GROUP, BLOCK_K)
-            numbers = _numbers(codes, table, own_zero, HAS_TABLE)
-            numbers *= _per_group(scales, places, first, is_column, NUM_GROUPS, GROUP, BLOCK_K)
-            if HAS_OFFSETS:
-                numbers += _per_group(offsets, places, first, is_column, NUM_GROUPS, GROUP, BLOCK_K)
-            other = numbers.to(x.dtype.element_ty).to(DOT_DTYPE)
-        elif WEIGHT_KIND == FLOAT:
-            other = codes.to(DOT_DTYPE)
+        ).to(SIZES.dot_dtype)
+        if SIZES.weight_kind == FLOAT:
+            other = _codes(weight, rows, step * SIZES.block_k, is_column, SIZES)
         else:
-            numbers = as_operand(codes, WEIGHT_KIND, tl.float32)
-            numbers *= _per_group(scales, places, first, is_column, NUM_GROUPS, GROUP, BLOCK_K)
-            other = numbers.to(x.dtype.element_ty).to(DOT_DTYPE)
-        total += tl.dot(own, tl.trans(other), input_precision="ieee")
-    if HAS_BIAS:
-        own_bias = tl.load(bias + places, mask=is_column, other=0.0).to(tl.float32)
+            numbers = _numbers(weight, rows, step * SIZES.block_k, is_column, SIZES)
+            other = numbers.to(x.dtype.element_ty)
+        total += tl.dot(own, tl.trans(other.to(SIZES.dot_dtype)), input_precision="ieee")
+    if SIZES.has_bias:
+        own_bias = tl.load(bias + rows, mask=is_column, other=0.0).to(tl.float32)
         total += tl.where(part == 0, own_bias, 0.0)[None, :]
     at = part.to(tl.int64) * num_lines + lines
     tl.store(
-        out + at[:, None] * num_columns + columns[None, :],
+        out + at[:, None] * weight.num_columns + columns[None, :],
         total.to(out.dtype.element_ty),
         mask=is_line[:, None] & is_column[None, :],
     )
