@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
-from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
+from tgi.checkpoints.quantized import QuantizedMatrix
 from tgi.worker.cache_format import CacheCoding
 from tgi.worker.parts import Progress
 from tgi_cpu.native import NativeLibrary
@@ -78,7 +78,7 @@ class NativeDecoder:
         assert expert is None, f"{parameter}: the kernels do not support experts"
         self.weights.write(parameter, axis, start, piece)
 
-    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+    def takes(self, parameter: str) -> bool:
         """Whether `write_quantized` stores the parameter in the checkpoint's format."""
         return self.weights.takes(parameter)
 

@@ -132,7 +132,7 @@ def write_kv(key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor
     (latent attention) are stored once.
     """
     _write(key, cache.key, slot_mapping)
-    if cache.value.data_ptr() != cache.key.data_ptr():
+    if not cache.shares_values:
         _write(value, cache.value, slot_mapping)
 
 

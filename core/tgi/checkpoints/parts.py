@@ -16,11 +16,13 @@ from tgi.errors import ModelError
 __all__ = [
     "SCALE_KINDS",
     "check_part",
-    "check_unquantized",
     "float_values",
+    "groups_text",
     "is_listed",
     "modules_with",
+    "num_groups",
     "part",
+    "parts_of",
     "unpack_bits",
     "weight_name",
 ]
@@ -81,11 +83,16 @@ def check_part(
         )
 
 
-def check_unquantized(
-    stored: Mapping[str, StoredTensor], module: str, exceptions: Collection[str]
-) -> None:
-    """Raise `ModelError` if a quantized module has an unquantized weight too, or if the config
-    lists the module as unquantized.
+def parts_of(
+    stored: Mapping[str, StoredTensor],
+    module: str,
+    keys: Collection[str],
+    exceptions: Collection[str],
+) -> dict[str, StoredTensor]:
+    """Return the tensors `MODULE.KEY` of a quantized module by key.
+
+    Raises `ModelError` if a tensor is missing, if the module has an unquantized weight too, or if
+    the config lists the module in `exceptions`, which are not quantized.
     """
     if weight_name(module) in stored:
         raise ModelError(
@@ -99,6 +106,17 @@ def check_unquantized(
             " quantized.",
             _DAMAGED,
         )
+    return {key: part(stored, module, key) for key in keys}
+
+
+def num_groups(num_inputs: int, group_size: int | None) -> int:
+    """Return the number of groups of an output. None means that all inputs are one group."""
+    return -(-num_inputs // (group_size or num_inputs)) if num_inputs else 0
+
+
+def groups_text(group_size: int | None) -> str:
+    """Describe the groups of a format for tables and logs."""
+    return "one group per output" if group_size is None else f"groups of {group_size} inputs"
 
 
 def is_listed(module: str, names: Collection[str]) -> bool:
@@ -109,14 +127,9 @@ def is_listed(module: str, names: Collection[str]) -> bool:
 
 
 def float_values(values: Array, dtype: str) -> npt.NDArray[np.float32]:
-    """Convert values of the stored dtype F32, F16, BF16 or F8_E8M0, as `Read` returns them, to
-    float32.
-    """
+    """Convert values of the stored dtype F32, F16 or BF16, as `Read` returns them, to float32."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << _BFLOAT16_SHIFT).view(np.float32)
-    if dtype == "F8_E8M0":
-        scales: npt.NDArray[np.float32] = np.exp2(values.astype(np.float32) - np.float32(127))
-        return scales
     return values.astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
-from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
+from tgi.checkpoints.quantized import QuantizedMatrix
 from tgi.worker.cache_format import CacheCoding
 from tgi_torch.attention.key_range import KeyRange
 from tgi_torch.attention.kv_cache import KVCache
@@ -89,7 +89,7 @@ class Decoder:
         """Store a part of a weight. See `tgi_torch.weights.loading.WeightSink`."""
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
-    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
+    def takes(self, parameter: str) -> bool:
         """Whether `write_quantized` stores the parameter in the checkpoint's format."""
         return self.parameters.takes(parameter)
 

@@ -18,7 +18,7 @@ from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, split
 from tgi.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_headers
 from tgi.checkpoints.pieces import decoded_pieces
-from tgi.checkpoints.quantized import QuantizedFormat, QuantizedMatrix
+from tgi.checkpoints.quantized import QuantizedMatrix
 from tgi.worker.checkpoint import file_order, main_dtype_of
 from tgi.worker.parts import Progress
 from tgi_torch.weights.mapped_tensors import FLOAT_DTYPES, tensor_view
@@ -48,8 +48,8 @@ class WeightSink(Protocol):
         expert of the parameter.
         """
 
-    def takes(self, parameter: str, form: QuantizedFormat) -> bool:
-        """Whether `write_quantized` can store the weights of `parameter` in this format. Otherwise
+    def takes(self, parameter: str) -> bool:
+        """Whether `write_quantized` stores the weights of `parameter` in their format. Otherwise
         the loader dequantizes the weights and calls `write`. The result is the same for all pieces
         of a parameter.
         """
@@ -119,7 +119,7 @@ def _fill_quantized(
     is_large = tensor.num_bytes > _MAX_KEPT_BYTES
     for piece in decoded_pieces(checkpoint, placement, sink.spec):
         parameter, matrix = piece.parameter, piece.matrix
-        if not placement.rule.unit_rows and sink.takes(parameter, tensor.format):
+        if not placement.rule.unit_rows and sink.takes(parameter):
             sink.write_quantized(parameter, piece.expert, piece.first_row, matrix)
         else:
             weights = torch.from_numpy(matrix.dequantize())

@@ -7,6 +7,6 @@ Rules for all kernels:
 * Sizes that a kernel needs at compile time are `tl.constexpr`. There is no autotuning, because it
   requires a device at import.
 * Every load and store has a mask for the elements after the end.
-* A kernel with many arguments receives them in records: named tuples of tensors and numbers, and one
-  dataclass with all compile-time values.
+* A kernel with many arguments receives them in records: named tuples of tensors and numbers, and
+  one dataclass with all compile-time values.
 """

@@ -22,10 +22,11 @@ from tgi.architectures.checkpoint import StoredTensor
 from tgi.checkpoints.parts import (
     SCALE_KINDS,
     check_part,
-    check_unquantized,
     float_values,
+    groups_text,
     modules_with,
-    part,
+    num_groups,
+    parts_of,
     unpack_bits,
     weight_name,
 )
@@ -61,9 +62,7 @@ class AwqFormat:
     @property
     def description(self) -> str:
         """One line for tables and logs."""
-        if self.group_size is None:
-            return "AWQ, 4 bits, one group per output"
-        return f"AWQ, 4 bits, groups of {self.group_size} inputs"
+        return f"AWQ, 4 bits, {groups_text(self.group_size)}"
 
     def tensors(
         self, stored: Mapping[str, StoredTensor], read: Read
@@ -75,8 +74,7 @@ class AwqFormat:
         return {tensor.name: tensor for tensor in found}
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
-        check_unquantized(stored, module, self.exceptions)
-        parts = {key: part(stored, module, key) for key in ("qweight", "qzeros", "scales")}
+        parts = parts_of(stored, module, ("qweight", "qzeros", "scales"), self.exceptions)
         codes = parts["qweight"]
         if len(codes.shape) != 2:
             raise ModelError(
@@ -84,7 +82,7 @@ class AwqFormat:
                 "The checkpoint is damaged.",
             )
         inputs, words = codes.shape
-        groups = -(-inputs // (self.group_size or inputs)) if inputs else 0
+        groups = num_groups(inputs, self.group_size)
         check_part(codes, codes.shape, _INTEGERS)
         check_part(parts["qzeros"], (groups, words), _INTEGERS, codes)
         check_part(parts["scales"], (groups, words * _PER_WORD), ("F16", "BF16", "F32"), codes)

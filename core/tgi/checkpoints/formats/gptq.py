@@ -25,10 +25,12 @@ from tgi.checkpoints.formats import marlin
 from tgi.checkpoints.parts import (
     SCALE_KINDS,
     check_part,
-    check_unquantized,
     float_values,
+    groups_text,
     modules_with,
+    num_groups,
     part,
+    parts_of,
     unpack_bits,
     weight_name,
 )
@@ -99,12 +101,9 @@ class GptqFormat:
     def description(self) -> str:
         """One line for tables and logs."""
         base = self.base
-        groups = "one group per output"
-        if base.group_size is not None:
-            groups = f"groups of {base.group_size} inputs"
         order = ", ordered by activation" if base.has_order else ""
         mixed = ", other settings for some modules" if self.rules else ""
-        return f"GPTQ, {base.bits} bits, {groups}{order}{mixed}"
+        return f"GPTQ, {base.bits} bits, {groups_text(base.group_size)}{order}{mixed}"
 
     def tensors(
         self, stored: Mapping[str, StoredTensor], read: Read
@@ -117,8 +116,7 @@ class GptqFormat:
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
         settings = self._settings_of(module)
-        check_unquantized(stored, module, self.exceptions)
-        parts = {key: part(stored, module, key) for key in ("qweight", "qzeros", "scales")}
+        parts = parts_of(stored, module, ("qweight", "qzeros", "scales"), self.exceptions)
         if f"{module}.g_idx" in stored or settings.has_order:
             parts["g_idx"] = part(stored, module, "g_idx")
         shape = _checked_shape(parts, settings)
@@ -196,7 +194,7 @@ def _checked_shape(parts: Mapping[str, StoredTensor], settings: ModuleSettings) 
             _REMEDY,
         )
     inputs, outputs = codes.shape[0] * _WORD_BITS // bits, codes.shape[1]
-    groups = -(-inputs // (settings.group_size or inputs)) if inputs else 0
+    groups = num_groups(inputs, settings.group_size)
     check_part(codes, codes.shape, _INTEGERS)
     check_part(parts["scales"], (groups, outputs), ("F16", "BF16", "F32"), codes)
     check_part(parts["qzeros"], (groups, -(-outputs * bits // _WORD_BITS)), _INTEGERS, codes)

@@ -23,10 +23,11 @@ from tgi.architectures.checkpoint import StoredTensor
 from tgi.checkpoints.parts import (
     SCALE_KINDS,
     check_part,
-    check_unquantized,
     float_values,
+    groups_text,
     modules_with,
-    part,
+    num_groups,
+    parts_of,
     unpack_bits,
     weight_name,
 )
@@ -62,9 +63,7 @@ class MarlinFormat:
     @property
     def description(self) -> str:
         """One line for tables and logs."""
-        if self.group_size is None:
-            return "Marlin, 4 bits, one group per output"
-        return f"Marlin, 4 bits, groups of {self.group_size} inputs"
+        return f"Marlin, 4 bits, {groups_text(self.group_size)}"
 
     def tensors(
         self, stored: Mapping[str, StoredTensor], read: Read
@@ -74,8 +73,7 @@ class MarlinFormat:
         return {tensor.name: tensor for tensor in found}
 
     def _tensor(self, stored: Mapping[str, StoredTensor], module: str) -> QuantizedTensor:
-        check_unquantized(stored, module, self.exceptions)
-        parts = {key: part(stored, module, key) for key in ("B", "s")}
+        parts = parts_of(stored, module, ("B", "s"), self.exceptions)
         if f"{module}.workspace" in stored:
             parts["workspace"] = stored[f"{module}.workspace"]
         codes = parts["B"]
@@ -86,7 +84,7 @@ class MarlinFormat:
                 "The checkpoint is damaged.",
             )
         inputs, outputs = codes.shape[0] * _TILE, codes.shape[1] // 2
-        groups = -(-inputs // (self.group_size or inputs)) if inputs else 0
+        groups = num_groups(inputs, self.group_size)
         check_part(codes, codes.shape, ("I32", "U32"))
         check_part(parts["s"], (groups, outputs), ("F16", "BF16"), codes)
         form = QuantizedFormat(
