@@ -11,9 +11,36 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
-from tgi.testing.sampling import sample_row
+from tgi.testing.sampling import apply_warpers, sample_row
 
+# Kinds of scores for a filter, by `filter_scores`.
+SCORE_KINDS = ("spread", "tied", "flat", "masked", "peaked")
 MARGIN = 1e-6  # within this distance of a threshold, float32 and float64 may differ
+
+
+def filter_scores(kind, num_rows, vocab_size):
+    """Random scores of a kind in `SCORE_KINDS`, float32 [num_rows, vocab_size]."""
+    rng = np.random.default_rng(len(kind))
+    scores = rng.normal(scale=2.5, size=(num_rows, vocab_size)).astype(np.float32)
+    special = {"tied": np.round(scores), "flat": np.zeros_like(scores), "peaked": scores * 20}
+    scores = special.get(kind, scores)
+    if kind == "masked":
+        scores[:, np.arange(vocab_size) % 100 > 0] = -np.inf
+    return scores
+
+
+def assert_between_references(kept, scores, name, values):
+    """Check that a filter keeps the tokens that the reference keeps for a value of the parameter
+    `name` between a slightly lower and a slightly higher value. `kept` is bool [rows, vocab_size].
+    """
+    margin = 0 if name == "top_k" else MARGIN
+    for ours, row_scores, value in zip(kept, scores.astype(np.float64), values, strict=True):
+        fewer, more = (
+            apply_warpers(row_scores, SamplingParams(**{name: v})) > -np.inf
+            for v in (value - margin, value + margin)
+        )
+        assert (fewer <= ours).all()
+        assert (ours <= more).all()
 
 
 @dataclass(eq=False)

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.backends.sampler_batches import MARGIN, agrees, batches, make_row, pack
-from tgi.backend import SamplingParams
-from tgi.testing.sampling import apply_warpers, log_softmax
+from tests.backends.sampler_batches import (
+    SCORE_KINDS,
+    agrees,
+    assert_between_references,
+    batches,
+    filter_scores,
+    make_row,
+    pack,
+)
+from tgi.testing.sampling import log_softmax
 from tgi_tpu.sampling.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
 from tgi_tpu.sampling.parameters import bias_bucket, sampling_arrays
 from tgi_tpu.sampling.sampler import (
@@ -171,35 +178,15 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["spread", "tied", "flat", "masked", "peaked"])
+@pytest.mark.parametrize("kind", SCORE_KINDS)
 @pytest.mark.parametrize("name", CUTS)
 def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
     """The result is between the reference's results for slightly lower and higher thresholds."""
     cut, values = CUTS[name]
-    scores = (
-        np.random.default_rng(len(kind))
-        .normal(scale=2.5, size=(len(values), 128_256))
-        .astype(np.float32)
-    )
-    scores = {"tied": np.round(scores), "flat": np.zeros_like(scores), "peaked": scores * 20}.get(
-        kind, scores
-    )
-    if kind == "masked":
-        scores[:, np.arange(128_256) % 100 > 0] = -np.inf
-    kept = (
-        np.asarray(
-            jax.jit(cut)(scores, np.array(values, np.int32 if name == "top_k" else np.float32))
-        )
-        > -np.inf
-    )
-    margin = 0 if name == "top_k" else MARGIN
-    for ours, row_scores, value in zip(kept, scores.astype(np.float64), values, strict=True):
-        fewer, more = (
-            apply_warpers(row_scores, SamplingParams(**{name: v})) > -np.inf
-            for v in (value - margin, value + margin)
-        )
-        assert (fewer <= ours).all()
-        assert (ours <= more).all()
+    scores = filter_scores(kind, len(values), 128_256)
+    dtype = np.int32 if name == "top_k" else np.float32
+    kept = np.asarray(jax.jit(cut)(scores, np.array(values, dtype))) > -np.inf
+    assert_between_references(kept, scores, name, values)
 
 
 def test_zeros_of_either_sign_are_equal():

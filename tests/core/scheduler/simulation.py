@@ -176,6 +176,27 @@ class Simulation:
             self.step()
         raise AssertionError("the sequences do not end")
 
+    def run_randomly(self, rng, add, num_turns=30, abort_share=0.15):
+        """Add, abort, submit and collect in random order, and then run to the end. `add(self, rng)`
+        adds a sequence. Check the streams as `assert_ended_as_alone` does.
+        """
+        for _ in range(num_turns):
+            for _ in range(rng.choice([0, 0, 1, 3])):
+                add(self, rng)
+            live = [i for i, s in self.streams.items() if s.end is None and not s.is_aborted]
+            if live and rng.random() < abort_share:
+                self.abort(rng.choice(live))
+                self._send_masks()
+                self.scheduler.check()
+            if self.worker.steps and rng.random() < 0.5:
+                self.collect(retryable=rng.random() < 0.7)
+            elif len(self.worker.steps) < self.agreement.limits.depth:
+                self.submit()
+            else:
+                self.collect()
+        self.run()
+        self.assert_ended_as_alone()
+
     def _send_masks(self):
         for masks in self.scheduler.take_late_masks():
             self.worker.submit_masks(masks)

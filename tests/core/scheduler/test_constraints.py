@@ -321,22 +321,7 @@ def test_random_mixes_equal_running_alone(agreement, masks, seed, fails):
     agreement = make(plan.mode, features=features, groups=plan.groups, **limits)
     config = SchedulerConfig(max_waiting_tokens=rng.randint(0, 5))
     simulation = Simulation(agreement, config, failures=random.Random(seed) if fails else None)
-    for _ in range(30):
-        for _ in range(rng.choice([0, 0, 1, 3])):
-            add_random(simulation, rng)
-        live = [i for i, s in simulation.streams.items() if s.end is None and not s.is_aborted]
-        if live and rng.random() < 0.15:
-            simulation.abort(rng.choice(live))
-            simulation._send_masks()
-            simulation.scheduler.check()
-        if simulation.worker.steps and rng.random() < 0.5:
-            simulation.collect(retryable=rng.random() < 0.7)
-        elif len(simulation.worker.steps) < agreement.limits.depth:
-            simulation.submit()
-        else:
-            simulation.collect()
-    simulation.run()
-    simulation.assert_ended_as_alone()
+    simulation.run_randomly(rng, add_random)
     for stream in simulation.streams.values():
         constraint = stream.constraint
         if constraint is not None and (stream.is_aborted or stream.end.error is None):

@@ -114,24 +114,4 @@ def test_random_work_equals_running_alone(agreement, seed, fails, max_waiting_to
         max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=rng.choice([0.0, 0.3, 1.2])
     )
     simulation = Simulation(agreement, config, failures=random.Random(seed) if fails else None)
-    for _ in range(30):
-        for _ in range(rng.choice([0, 0, 1, 3])):
-            add_random(simulation, rng)
-        live = [
-            i
-            for i, stream in simulation.streams.items()
-            if stream.end is None and not stream.is_aborted
-        ]
-        if live and rng.random() < 0.15:
-            simulation.abort(rng.choice(live))
-            simulation.scheduler.check()
-        if simulation.worker.steps and rng.random() < 0.5:
-            simulation.collect(retryable=rng.random() < 0.7)
-        else:
-            (
-                simulation.submit()
-                if len(simulation.worker.steps) < agreement.limits.depth
-                else simulation.collect()
-            )
-    simulation.run()
-    simulation.assert_ended_as_alone()
+    simulation.run_randomly(rng, add_random)

@@ -314,25 +314,7 @@ def test_random_work_equals_running_alone(agreement, seed, fails):
     simulation = Simulation(
         agreement, SchedulerConfig(), failures=random.Random(seed) if fails else None
     )
-    for _ in range(40):
-        for _ in range(rng.choice([0, 0, 1, 3])):
-            add_random(simulation, rng)
-        live = [
-            i
-            for i, stream in simulation.streams.items()
-            if stream.end is None and not stream.is_aborted
-        ]
-        if live and rng.random() < 0.1:
-            simulation.abort(rng.choice(live))
-            simulation.scheduler.check()
-        if simulation.worker.steps and rng.random() < 0.5:
-            simulation.collect(retryable=rng.random() < 0.7)
-        elif len(simulation.worker.steps) < agreement.limits.depth:
-            simulation.submit()
-        else:
-            simulation.collect()
-    simulation.run()
-    simulation.assert_ended_as_alone()
+    simulation.run_randomly(rng, add_random, num_turns=40, abort_share=0.1)
 
 
 def test_a_model_without_states_has_no_snapshots():

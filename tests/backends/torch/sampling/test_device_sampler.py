@@ -10,10 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from tests.backends.sampler_batches import MARGIN, Row, agrees, batches, make_row, tops
+from tests.backends.sampler_batches import (
+    SCORE_KINDS,
+    Row,
+    agrees,
+    assert_between_references,
+    batches,
+    filter_scores,
+    make_row,
+    tops,
+)
 from tests.backends.torch.sampling.device_batch import DeviceBatch, needed_stages, run
 from tgi.backend import SamplingParams
-from tgi.testing.sampling import apply_warpers, green_tokens
+from tgi.testing.sampling import green_tokens
 from tgi.worker.step_output import NOT_FINITE, NOTHING_ALLOWED
 from tgi_torch.sampling.device.filters import (
     cut_atypical,
@@ -141,28 +150,16 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["spread", "tied", "flat", "masked", "peaked"])
+@pytest.mark.parametrize("kind", SCORE_KINDS)
 @pytest.mark.parametrize("name", CUTS)
 def test_a_filter_keeps_the_tokens_of_the_reference(name, kind):
     """The result is between the reference's results for slightly lower and higher thresholds."""
     cut, values = CUTS[name]
-    rng = np.random.default_rng(len(kind))
-    scores = rng.normal(scale=2.5, size=(len(values), 32_003)).astype(np.float32)
-    special = {"tied": np.round(scores), "flat": np.zeros_like(scores), "peaked": scores * 20}
-    scores = special.get(kind, scores)
-    if kind == "masked":
-        scores[:, np.arange(scores.shape[1]) % 100 > 0] = -np.inf
+    scores = filter_scores(kind, len(values), 32_003)
     tensor = torch.from_numpy(scores)
     column = torch.tensor(values).unsqueeze(-1)
     kept = cut(tensor, ordered_keys(tensor), column).numpy() > -np.inf
-    margin = 0 if name == "top_k" else MARGIN
-    for ours, row_scores, value in zip(kept, scores.astype(np.float64), values, strict=True):
-        fewer, more = (
-            apply_warpers(row_scores, SamplingParams(**{name: v})) > -np.inf
-            for v in (value - margin, value + margin)
-        )
-        assert (fewer <= ours).all()
-        assert (ours <= more).all()
+    assert_between_references(kept, scores, name, values)
 
 
 def test_sums_of_weights_do_not_depend_on_the_order():
