@@ -27,9 +27,9 @@ from tgi.text.chat_template_messages import (
     RenderTemplate,
     TemplateReply,
     TemplateRequest,
-    encode_frame,
     receive_request,
 )
+from tgi.text.socket_frames import encode_frame
 
 __all__ = ["main"]
 

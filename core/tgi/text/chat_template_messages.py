@@ -1,7 +1,4 @@
-"""Messages between the front end and the template process.
-
-Each message is sent over a socket as a four-byte length and a msgpack body.
-"""
+"""Messages between the front end and the template process, each in one frame of `socket_frames`."""
 
 from __future__ import annotations
 
@@ -11,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from tgi.text.socket_frames import receive_body
+
 __all__ = [
     "LoadTemplates",
     "Loaded",
@@ -19,13 +18,9 @@ __all__ = [
     "Rendered",
     "TemplateReply",
     "TemplateRequest",
-    "encode_frame",
     "receive_reply",
     "receive_request",
 ]
-
-_LENGTH_BYTES = 4
-_READ_BYTES = 1 << 16
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -75,39 +70,13 @@ _REQUESTS: msgspec.msgpack.Decoder[TemplateRequest] = msgspec.msgpack.Decoder(Te
 _REPLIES: msgspec.msgpack.Decoder[TemplateReply] = msgspec.msgpack.Decoder(TemplateReply)
 
 
-def encode_frame(message: Frame) -> bytes:
-    """Encode one message with its length."""
-    body = msgspec.msgpack.encode(message)
-    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
-
-
 def receive_request(connection: socket.socket) -> TemplateRequest:
     """Receive the next request. Raises EOFError if the front end has closed the socket."""
-    return _REQUESTS.decode(_receive_body(connection, None))
+    return _REQUESTS.decode(receive_body(connection))
 
 
 def receive_reply(connection: socket.socket, limit_seconds: float) -> TemplateReply:
     """Receive the reply. Raises EOFError if the process has ended, or TimeoutError after
     `limit_seconds`.
     """
-    return _REPLIES.decode(_receive_body(connection, time.monotonic() + limit_seconds))
-
-
-def _receive_body(connection: socket.socket, deadline: float | None) -> bytes:
-    length = int.from_bytes(_receive(connection, _LENGTH_BYTES, deadline), "little")
-    return _receive(connection, length, deadline)
-
-
-def _receive(connection: socket.socket, num_bytes: int, deadline: float | None) -> bytes:
-    received = bytearray()
-    while len(received) < num_bytes:
-        if deadline is not None:
-            rest = deadline - time.monotonic()
-            if rest <= 0:
-                raise TimeoutError
-            connection.settimeout(rest)
-        part = connection.recv(min(_READ_BYTES, num_bytes - len(received)))
-        if not part:
-            raise EOFError
-        received += part
-    return bytes(received)
+    return _REPLIES.decode(receive_body(connection, time.monotonic() + limit_seconds))

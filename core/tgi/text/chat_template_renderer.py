@@ -33,10 +33,10 @@ from tgi.text.chat_template_messages import (
     Rendered,
     RenderTemplate,
     TemplateReply,
-    encode_frame,
     receive_reply,
 )
 from tgi.text.chat_template_traits import TemplateTraits
+from tgi.text.socket_frames import encode_frame
 
 __all__ = ["ChatTemplateRenderer", "RenderLimits", "RenderQueue", "TemplateProcess"]
 

@@ -9,8 +9,9 @@ import pytest
 
 from tgi.errors import TemplateError
 from tgi.text import ChatTemplate, ChatTemplateRenderer
-from tgi.text.chat_template_messages import RenderTemplate, encode_frame
+from tgi.text.chat_template_messages import RenderTemplate
 from tgi.text.chat_template_renderer import RenderLimits, TemplateProcess
+from tgi.text.socket_frames import encode_frame
 
 USER = [{"role": "user", "content": "hi"}]
 LIMITS = RenderLimits(seconds=20.0, num_bytes=1 << 29)

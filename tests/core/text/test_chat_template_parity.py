@@ -19,8 +19,9 @@ from tests.core.text.chat_templates import (
 )
 from tgi.errors import TemplateError
 from tgi.text import ChatTemplate
-from tgi.text.chat_template_messages import RenderTemplate, encode_frame
+from tgi.text.chat_template_messages import RenderTemplate
 from tgi.text.chat_template_renderer import RenderLimits, TemplateProcess
+from tgi.text.socket_frames import encode_frame
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 LIMITS = RenderLimits(seconds=60.0)

@@ -18,8 +18,8 @@ from tgi.text.long_texts.messages import (
     TokenizeText,
     TokenizeWork,
     receive_work,
-    send_frame,
 )
+from tgi.text.socket_frames import encode_frame
 from tgi.text.tokenizer import Tokenizer
 
 __all__ = ["main", "result_of"]
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(EOFError, OSError):
         while True:
             for part in _parts_of(result_of(tokenizer, receive_work(connection))):
-                send_frame(connection, part)
+                connection.sendall(encode_frame(part))
     return 0
 
 

@@ -1,6 +1,5 @@
-"""Messages between the front end and the tokenizer process.
-
-Each message is sent over a socket as a four-byte length and a msgpack body.
+"""Messages between the front end and the tokenizer process, each in one frame of
+`socket_frames`.
 """
 
 from __future__ import annotations
@@ -10,17 +9,15 @@ import socket
 
 import msgspec
 
+from tgi.text.socket_frames import receive_body
+
 __all__ = [
     "TokenizeText",
     "TokenizeWork",
     "TokenizedText",
     "receive_result",
     "receive_work",
-    "send_frame",
 ]
-
-_LENGTH_BYTES = 4
-_READ_BYTES = 1 << 18
 
 
 class TokenizeWork(enum.Enum):
@@ -58,32 +55,11 @@ _WORK = msgspec.msgpack.Decoder(TokenizeText)
 _RESULT = msgspec.msgpack.Decoder(TokenizedText)
 
 
-def send_frame(connection: socket.socket, message: TokenizeText | TokenizedText) -> None:
-    """Send one message. Raises OSError if the other process has ended."""
-    body = msgspec.msgpack.encode(message)
-    connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "little"))
-    connection.sendall(body)
-
-
 def receive_work(connection: socket.socket) -> TokenizeText:
     """Receive a request. Raises EOFError if the front end has closed the socket."""
-    return _WORK.decode(_receive_body(connection))
+    return _WORK.decode(receive_body(connection))
 
 
 def receive_result(connection: socket.socket) -> TokenizedText:
     """Receive a reply. Raises EOFError or OSError if the process has ended."""
-    return _RESULT.decode(_receive_body(connection))
-
-
-def _receive_body(connection: socket.socket) -> bytearray:
-    return _receive(connection, int.from_bytes(_receive(connection, _LENGTH_BYTES), "little"))
-
-
-def _receive(connection: socket.socket, num_bytes: int) -> bytearray:
-    received = bytearray()
-    while len(received) < num_bytes:
-        part = connection.recv(min(_READ_BYTES, num_bytes - len(received)))
-        if not part:
-            raise EOFError
-        received += part
-    return received
+    return _RESULT.decode(receive_body(connection))

@@ -22,8 +22,8 @@ from tgi.text.long_texts.messages import (
     TokenizeText,
     TokenizeWork,
     receive_result,
-    send_frame,
 )
+from tgi.text.socket_frames import encode_frame
 from tgi.text.tokenizer import Encoding
 
 __all__ = ["TokenizerProcess"]
@@ -102,7 +102,7 @@ class TokenizerProcess:
         """The reply of the process, or None if the process has ended."""
         try:
             connection = self._started()
-            send_frame(connection, request)
+            connection.sendall(encode_frame(request))
             parts = [receive_result(connection)]
             while not parts[-1].is_last:
                 parts.append(receive_result(connection))
